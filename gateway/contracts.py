@@ -1,0 +1,163 @@
+"""The protocols between the rooms: what each is handed, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from gateway.errors import Refused
+from gateway.model import Ask, End, Grant, Identity, ScramVerifier, SessionInfo, Snapshot
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""
+
+
+@frozen
+class CancelKey:
+    """What a CancelRequest carries instead of an :class:`~gateway.model.Ask`."""
+
+    process_id: int
+    secret: bytes
+
+
+class SessionLog(Protocol):
+    """One open transcript.
+
+    :meth:`add` only collects; :meth:`commit` writes what was collected, so that one
+    write covers a whole wake-up. Both raise :class:`~gateway.errors.NotRecorded`.
+    """
+
+    def add(self, kind: int, payload: bytes) -> None:
+        """Collect one record, stamped with the time since the session began."""
+
+    def commit(self, resume: Callable[[], None]) -> bool:
+        """Write what was collected.
+
+        :return: True if it is as durable as configured; False if it will be, and then
+            *resume* is called (from the event loop) once, when it is.
+        """
+        ...
+
+    def close(self, end: End, statements: int, bytes_in: int, bytes_out: int) -> str:
+        """Write the end and the last seal; returns the transcript's final digest (hex)."""
+        ...
+
+
+class Recorder(Protocol):
+    def open(self, info: SessionInfo) -> SessionLog:
+        """Begin a transcript.
+
+        :raises NotRecorded: it cannot be written and recording is required
+        """
+        ...
+
+
+class Audit(Protocol):
+    """What happened to the gateway. Raises :class:`~gateway.errors.NotRecorded`."""
+
+    def write(self, event: str, **facts: Any) -> str:
+        """Record *event* at once; returns the id that a person may quote."""
+        ...
+
+
+class Upstream(Protocol):
+    """An open, logged-in connection to a target; only a dialer makes one."""
+
+    @property
+    def address(self) -> str: ...
+
+    def abort(self) -> None:
+        """Drop it, when the session does not come to be."""
+
+
+class Running(Protocol):
+    """A spliced session, for as long as it lives."""
+
+    def end(self, end: End) -> None:
+        """Bring it to an end: cancel what runs, tell the client, close. Idempotent."""
+
+    def counters(self) -> tuple[int, int, int]:
+        """Statements, bytes from the client, bytes to the client, so far."""
+        ...
+
+
+class Edge(Protocol):
+    """The client's side of one connection, before it is a session."""
+
+    async def ask(self) -> Ask | CancelKey: ...
+
+    def certified_names(self) -> frozenset[str]:
+        """Names that a verified client certificate carries; empty without one."""
+        ...
+
+    async def password(self, verifier: ScramVerifier) -> None:
+        """Have the client prove knowledge of the password.
+
+        :raises BadProof: it could not
+        """
+
+    async def refuse(self, refusal: Refused, quote: str) -> None:
+        """Tell the client no, in its protocol's words, with the audit id to quote; close."""
+
+    async def dial(self, grant: Grant, session_id: str) -> Upstream:
+        """Reach a target and log in there.
+
+        :raises Unreachable: none of them could be
+        """
+        ...
+
+    def splice(
+        self, upstream: Any, grant: Grant, log: SessionLog, done: Callable[[End], None]
+    ) -> Running:
+        """Join both sides; *done* is called once, when the session is over."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Prover(Protocol):
+    async def prove(self, edge: Edge, ask: Ask, snapshot: Snapshot) -> Identity:
+        """:raises BadProof: who they are could not be proved"""
+        ...
+
+
+class SessionIndex(Protocol):
+    """Where lists of sessions come from."""
+
+    async def session_started(self, info: SessionInfo) -> None: ...
+
+    async def session_ended(self, info: SessionInfo, digest: str) -> None: ...
+
+
+class Vault(Protocol):
+    """Encrypts secrets at rest (AES-256-GCM under the state directory's key file)."""
+
+    def seal(self, secret: bytes) -> str: ...
+
+    def unseal(self, sealed: str) -> bytes: ...
+
+
+Body = Mapping[str, Any]
+"""An object as stored: JSON-able, judged, secrets sealed."""
+
+
+@frozen
+class Document:
+    """One object as somebody wrote it.
+
+    ``kind`` is "resources", "users", "roles" or "bindings"; ``body`` has been judged
+    against the schema, its secrets are still references (``{file: …}``); ``marks`` maps
+    a path inside the body ("accounts.0.password") to its (line, column), "" is the whole.
+    """
+
+    kind: str
+    name: str
+    body: Body
+    file: str
+    marks: Mapping[str, tuple[int, int]]
+
+
+Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
+"""One command of the control socket: arguments in, JSON-able result out."""
