@@ -1,0 +1,93 @@
+"""Comparing the terms under which sessions run: which give more, and which give enough."""
+
+from __future__ import annotations
+
+import re
+from math import inf
+
+from gateway.model import SshRights, TargetKind, Terms
+
+_WIDTH = {
+    TargetKind.ANY: 3,
+    TargetKind.PREFER_STANDBY: 2,  # reaches whatever "any" reaches, by another order
+    TargetKind.PRIMARY: 1,
+    TargetKind.STANDBY: 0,
+}
+_EVERY = frozenset({TargetKind.ANY, TargetKind.PREFER_STANDBY})
+
+Rank = tuple[float, ...]
+
+
+def rank(terms: Terms) -> Rank:
+    """A total order of what terms give; the greater, the more.
+
+    Writing first, then the targets, replication, what SSH may do, and last the limits:
+    session, idle, statement, lag.
+    """
+    ssh = terms.ssh
+    return (
+        not terms.read_only,
+        _WIDTH[terms.targets],
+        terms.replication,
+        *(ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11, len(ssh.forward)),
+        *map(_length, _limits(terms)),
+    )
+
+
+def covers(wide: Terms, narrow: Terms) -> bool:
+    """Whether *wide* gives, field by field, at least what *narrow* gives."""
+    return (
+        (narrow.read_only or not wide.read_only)
+        and (wide.replication or not narrow.replication)
+        and (wide.targets in _EVERY or wide.targets is narrow.targets)
+        and all(
+            _length(w) >= _length(n) for w, n in zip(_limits(wide), _limits(narrow), strict=True)
+        )
+        and _ssh_covers(wide.ssh, narrow.ssh)
+    )
+
+
+def _limits(terms: Terms) -> tuple[float | None, ...]:
+    return (
+        terms.max_session_seconds,
+        terms.idle_seconds,
+        terms.statement_timeout_seconds,
+        terms.max_lag_seconds,
+    )
+
+
+def _length(limit: float | None) -> float:
+    return inf if limit is None else limit
+
+
+def _ssh_covers(wide: SshRights, narrow: SshRights) -> bool:
+    flags = zip(_flags(wide), _flags(narrow), strict=True)
+    return all(w or not n for w, n in flags) and all(
+        any(_forward_covers(w, n) for w in wide.forward) for n in narrow.forward
+    )
+
+
+def _flags(ssh: SshRights) -> tuple[bool, ...]:
+    return ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11
+
+
+def _forward_covers(wide: str, narrow: str) -> bool:
+    """Sound because only a ``*`` of *wide* can swallow a ``*`` of *narrow*."""
+    halves = zip(wide.rpartition(":")[::2], narrow.rpartition(":")[::2], strict=True)
+    return all(_glob(w).fullmatch(n) for w, n in halves)
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))))
+
+
+def words(terms: Terms) -> str:
+    """Terms in a line, for people: ``read only, standby, sessions up to 28800 s``."""
+    limits = zip(("sessions", "idle", "statements", "lag"), _limits(terms), strict=True)
+    said = [
+        "read only" if terms.read_only else "read and write",
+        f"targets: {terms.targets.value}",
+        *(["replication"] if terms.replication else []),
+        *(f"{what} up to {limit:g} s" for what, limit in limits if limit is not None),
+    ]
+    return ", ".join(said)
