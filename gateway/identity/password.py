@@ -37,10 +37,10 @@ def make_verifier(
 ) -> ScramVerifier:
     """What to keep of *password*. Slow by design: see :func:`derive`.
 
-    :raises ValueError: no password, salt or iterations; a password that is no Unicode text
+    :raises ValueError: no password or salt; iterations out of bounds; no Unicode text
     """
-    if not password or not salt or iterations < 1:
-        raise ValueError("a verifier needs a password, a salt and iterations")
+    if not password or not salt or not 1 <= iterations <= MAX_ITERATIONS:
+        raise ValueError("a verifier needs a password, a salt and 1 to 1,000,000 iterations")
     keys = derive(Derivation(Secret(_encode(password)), salt, iterations))
     return ScramVerifier(iterations, salt, keys.stored_key, keys.server_key)
 

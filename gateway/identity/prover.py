@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from attrs import field, frozen
 
 from gateway.contracts import Edge
@@ -28,13 +30,14 @@ class Authenticators:
         :raises BadProof: who they are could not be proved
         """
         user = snapshot.users.get(ask.user)
-        usable = user is not None and not user.disabled
-        if usable and ask.user in edge.certified_names():
+        enabled = user is not None and not user.disabled
+        if enabled and ask.user in edge.certified_names():
             return Identity(ask.user, "certificate")
-        verifier = user.password if user is not None and usable else None
-        await edge.password(verifier or self._mock(ask.user, user))
-        if verifier is None:  # a mock passes nobody; should it ever, it is still no proof
-            raise BadProof(_why(user))
+        if user is None or user.disabled or user.password is None:
+            with suppress(BadProof):
+                await edge.password(self._mock(ask.user, user))
+            raise BadProof(_why(user))  # even if a mock should ever pass
+        await edge.password(user.password)
         return Identity(ask.user, "password")
 
     def _mock(self, name: str, user: User | None) -> ScramVerifier:
