@@ -206,12 +206,14 @@ def _negotiated(version: int) -> int:
 
 def _parameters(body: bytes) -> tuple[tuple[str, str], ...]:
     """Pairs of NUL-terminated strings, then exactly one NUL, then nothing."""
-    if body[-1:] != b"\0" or body[-2:-1] not in (b"\0", b""):
+    if body == b"\0":
+        return ()
+    if not body.endswith(b"\0\0"):
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     texts = [text.decode("utf-8", "surrogateescape") for text in body[:-2].split(b"\0")]
-    pairs = tuple(zip(texts[::2], texts[1::2], strict=False)) if body[:-2] else ()
-    if len(texts) % 2 and pairs or not all(name for name, _ in pairs):
+    if len(texts) % 2 or not all(texts[::2]):
         raise ProtocolViolation("invalid startup packet layout: a name or a value is missing")
+    pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
     if len(dict(pairs)) != len(pairs):  # the last would win in one place, the first in another
         raise ProtocolViolation("invalid startup packet layout: a parameter is repeated")
     return pairs
