@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from attrs import frozen
+
 from gateway import errors
 from gateway.model import End, EndReason
-from gateway.pg import frames
+
+
+@frozen
+class Words:
+    """The fields of an ErrorResponse that are ours to choose."""
+
+    sqlstate: str
+    text: str
+    detail: str = ""
+    hint: str = ""
+
 
 _FALLBACK = "XX000"  # internal_error
 
@@ -40,6 +52,7 @@ _HINTS: Mapping[type | None, str] = MappingProxyType(
 
 _ENDS = MappingProxyType(
     {
+        EndReason.CLIENT: ("57P01", "the client closed the connection"),
         EndReason.KILLED: ("57P01", "the session was ended by an administrator"),
         EndReason.REVOKED: ("57P01", "access to this resource was revoked"),
         EndReason.SHUTDOWN: ("57P01", "the gateway is shutting down"),
@@ -53,24 +66,18 @@ _ENDS = MappingProxyType(
 )
 
 
-def refusal(refused: errors.Refused, quote: str) -> bytes:
-    """An ErrorResponse for a connection that does not become a session.
-
-    :param quote: the audit id, empty if there is none
-    """
+def of_refusal(refused: errors.Refused, quote: str) -> Words:
+    """*quote*: the audit id, empty if there is none."""
     kind = next((known for known in type(refused).__mro__ if known in _SQLSTATES), None)
     sqlstate = _SQLSTATES.get(kind, _FALLBACK)
-    text = _quoted(refused.public, quote)
-    return frames.error_response("FATAL", sqlstate, text, hint=_HINTS.get(kind, ""))
+    return Words(sqlstate, _quoted(refused.public, quote), hint=_HINTS.get(kind, ""))
 
 
-def ended(end: End, quote: str) -> bytes:
-    """An ErrorResponse for a session that we end; empty if it was the client's own end."""
-    if end.reason is EndReason.CLIENT:
-        return b""
+def of_end(end: End, quote: str) -> Words:
+    """As :func:`of_refusal`, for a session that was one."""
     sqlstate, text = _ENDS[end.reason]
     detail = end.detail if end.reason is EndReason.KILLED else ""  # --reason is meant to be told
-    return frames.error_response("FATAL", sqlstate, _quoted(text, quote), detail=detail)
+    return Words(sqlstate, _quoted(text, quote), detail)
 
 
 def _quoted(text: str, quote: str) -> str:
