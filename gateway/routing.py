@@ -89,7 +89,7 @@ def _lesser(kind: TargetKind, known: Seen) -> bool:
 
 
 def _why(kind: TargetKind, known: Seen, now: float) -> str:
-    said = [known.kind or "kind not known yet"]
+    said: list[str] = [known.kind or "kind not known yet"]
     if _wrong(kind, known):
         said.append(f"not the {kind.value} that is wanted, unless that has changed")
     if known.failed_at is not None and _failed(known, now):
