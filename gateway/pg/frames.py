@@ -130,7 +130,7 @@ def refusal(refused: Refused, quote: str) -> bytes:
     return error_response("FATAL", told.sqlstate, told.text, told.detail, told.hint)
 
 
-def ended(end: End, quote: str) -> bytes:
+def ended(end: End, quote: str = "") -> bytes:
     """The ErrorResponse for a session that is brought to its end."""
     told = words.of_end(end, quote)
     return error_response("FATAL", told.sqlstate, told.text, told.detail, told.hint)
