@@ -14,9 +14,7 @@ from types import MappingProxyType
 from attrs import define, field, frozen
 
 from gateway.contracts import CancelKey
-from gateway.errors import ProtocolViolation, Refused
-from gateway.model import End
-from gateway.pg import words
+from gateway.errors import ProtocolViolation
 
 PROTOCOL_3_0 = 3 << 16
 PROTOCOL_3_2 = 3 << 16 | 2
@@ -119,21 +117,6 @@ def error_response(
     parts = {"S": severity, "V": severity, "C": sqlstate, "M": text, "D": detail, "H": hint}
     fields = b"".join(code.encode() + _cstring(part) for code, part in parts.items() if part)
     return message(Kind.ERROR, fields + b"\0")
-
-
-def refusal(refused: Refused, quote: str) -> bytes:
-    """The ErrorResponse for a connection that does not become a session.
-
-    :param quote: the audit id, empty if there is none
-    """
-    told = words.of_refusal(refused, quote)
-    return error_response("FATAL", told.sqlstate, told.text, told.detail, told.hint)
-
-
-def ended(end: End, quote: str = "") -> bytes:
-    """The ErrorResponse for a session that is brought to its end."""
-    told = words.of_end(end, quote)
-    return error_response("FATAL", told.sqlstate, told.text, told.detail, told.hint)
 
 
 def parameter_status(name: str, value: str) -> bytes:

@@ -1,7 +1,7 @@
 """What PostgreSQL clients are told when they are refused, or when a session ends.
 
-SQLSTATEs are those of the manual's appendix A. The audit id stands in the message, since
-some drivers show nothing else.
+SQLSTATEs are those of the manual's appendix A. The id to quote stands in the message,
+since some drivers show nothing else.
 """
 
 from __future__ import annotations
@@ -9,21 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from attrs import frozen
-
 from gateway import errors
 from gateway.model import End, EndReason
-
-
-@frozen
-class Words:
-    """The fields of an ErrorResponse that are ours to choose."""
-
-    sqlstate: str
-    text: str
-    detail: str = ""
-    hint: str = ""
-
+from gateway.pg import frames
 
 _FALLBACK = "XX000"  # internal_error
 
@@ -66,19 +54,19 @@ _ENDS = MappingProxyType(
 )
 
 
-def of_refusal(refused: errors.Refused, quote: str) -> Words:
-    """*quote*: the audit id, empty if there is none."""
+def refusal(refused: errors.Refused, quote: str) -> bytes:
+    """An ErrorResponse for a connection that does not become a session.
+
+    :param quote: the audit id, empty if there is none
+    """
     kind = next((known for known in type(refused).__mro__ if known in _SQLSTATES), None)
-    sqlstate = _SQLSTATES.get(kind, _FALLBACK)
-    return Words(sqlstate, _quoted(refused.public, quote), hint=_HINTS.get(kind, ""))
+    text = f"{refused.public} (audit id {quote})" if quote else refused.public
+    sqlstate, hint = _SQLSTATES.get(kind, _FALLBACK), _HINTS.get(kind, "")
+    return frames.error_response("FATAL", sqlstate, text, hint=hint)
 
 
-def of_end(end: End, quote: str) -> Words:
-    """As :func:`of_refusal`, for a session that was one."""
+def ended(end: End, session_id: str) -> bytes:
+    """An ErrorResponse for a session that is brought to its end."""
     sqlstate, text = _ENDS[end.reason]
     detail = end.detail if end.reason is EndReason.KILLED else ""  # --reason is meant to be told
-    return Words(sqlstate, _quoted(text, quote), detail)
-
-
-def _quoted(text: str, quote: str) -> str:
-    return f"{text} (audit id {quote})" if quote else text
+    return frames.error_response("FATAL", sqlstate, f"{text} (session {session_id})", detail)

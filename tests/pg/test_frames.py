@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import errors
 from gateway.contracts import CancelKey
-from gateway.errors import ProtocolViolation, Refused
-from gateway.model import End, EndReason
+from gateway.errors import ProtocolViolation
 from gateway.pg import frames
 from gateway.pg.frames import Authentication, ErrorFields, Frame, FrameReader, Kind
 
@@ -222,53 +220,3 @@ def _read(
 
 def test_a_frame_does_not_show_its_body() -> None:
     assert "pw" not in repr(Frame(Kind.PASSWORD, b"pw\0"))
-
-
-# -- words --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("refused", "sqlstate", "text"),
-    [
-        (errors.BadProof("no such user"), "28P01", "authentication failed"),
-        (errors.NotAllowed("no binding"), "28000", "access denied"),
-        (errors.TlsRequired("clear"), "28000", "connections must use TLS"),
-        (errors.Unreachable("10.0.0.1 refused"), "57P03", "no target can take this session now"),
-        (errors.LimitReached("per user"), "53300", "too many connections"),
-        (errors.ProtocolViolation("bad length", "internals"), "08P01", "bad length"),
-        (errors.NotRecorded("disk full"), "58030", "the session cannot be recorded"),
-        (errors.ShuttingDown("SIGTERM"), "57P03", "the gateway is shutting down"),
-        (errors.Refused("?"), "XX000", "the connection was refused"),
-    ],
-)
-def test_refusals(refused: Refused, sqlstate: str, text: str) -> None:
-    sent = frames.refusal(refused, "01abcdef")
-    told = frames.parse_error(sent[5:])
-    assert (told.severity, told.sqlstate) == ("FATAL", sqlstate)
-    assert told.message == f"{text} (audit id 01abcdef)"
-    assert refused.detail.encode() not in sent or refused.detail == refused.public
-    assert frames.parse_error(frames.refusal(refused, "")[5:]).message == text
-
-
-def test_a_subclass_has_its_parents_words() -> None:
-    class Worse(errors.BadProof):
-        pass
-
-    assert frames.refusal(Worse("x"), "q") == frames.refusal(errors.BadProof("y"), "q")
-
-
-SQLSTATES = {
-    EndReason.IDLE: "57P05",
-    EndReason.TARGET: "08006",
-    EndReason.NOT_RECORDED: "58030",
-    EndReason.PROTOCOL: "08P01",
-    EndReason.FAILED: "XX000",
-}
-
-
-@pytest.mark.parametrize("reason", EndReason)
-def test_ends(reason: EndReason) -> None:
-    told = frames.parse_error(frames.ended(End(reason, "by carol"), "01ab")[5:])
-    assert (told.severity, told.sqlstate) == ("FATAL", SQLSTATES.get(reason, "57P01"))
-    assert told.message.endswith(" (audit id 01ab)")
-    assert told.detail == ("by carol" if reason is EndReason.KILLED else "")

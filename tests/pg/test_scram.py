@@ -70,7 +70,6 @@ def test_client_speaks_the_vector() -> None:
     client = NamedClient(Secret(b"pencil"), RFC_CLIENT_NONCE)
     assert client.first() == RFC_CLIENT_FIRST
     assert client.answer(derive(client.challenge(RFC_SERVER_FIRST))) == RFC_CLIENT_FINAL
-    assert client.state is not ClientState.PROVEN
     client.verify(RFC_SERVER_FINAL)
     assert client.state is ClientState.PROVEN
 
@@ -101,7 +100,7 @@ def test_here_logs_in_at_scramp(channel: bytes | None) -> None:
 
 
 def _scramp_binding(channel: bytes | None) -> tuple[str, bytes] | None:
-    return channel and ("tls-server-end-point", channel)
+    return None if channel is None else ("tls-server-end-point", channel)
 
 
 @pytest.mark.parametrize(
