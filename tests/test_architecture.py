@@ -1,0 +1,185 @@
+"""Taste as assertions: who imports whom, where permission is minted, how long files are."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import gateway
+
+ROOT = Path(gateway.__file__).parent
+TESTS = Path(__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LONGEST = 400  # lines: what one reads in a sitting
+
+BASE = {"model", "errors", "contracts"}
+DECIDING = {"hours", "terms", "policy", "routing", "explain"}
+WORKING = {"ca", "certificates", "health", "identity", "record", "vault", "wire"}
+OPERATING = {"audit", "catalog", "commands", "control", "diagnostics", "objects", "store"}
+
+# What each room may import beside itself. A room is a module or a package of gateway/.
+ALLOWED: dict[str, set[str]] = {
+    "model": set(),
+    "errors": set(),
+    "contracts": {"model", "errors"},
+    "hours": {"model"},
+    "terms": {"model"},
+    "policy": {"model", "hours", "terms"},
+    "routing": {"model"},
+    "explain": {"model", "policy", "routing", "terms"},
+    "config": BASE | {"hours"},
+    "objects": BASE | {"config", "hours", "identity"},
+    "vault": BASE,
+    "audit": BASE | {"store"},
+    "record": BASE,
+    "store": BASE | {"hours", "objects"},
+    "catalog": BASE | {"config", "hours", "objects", "store", "vault", "identity"},
+    "ca": BASE,
+    "certificates": BASE | {"ca"},
+    "health": BASE | {"routing"},
+    "identity": BASE,
+    "wire": BASE,
+    "pg": BASE | {"certificates", "health", "identity", "record", "routing", "wire"},
+    "live": BASE | {"policy"},
+    "session": BASE | {"policy", "live"},
+    "listen": BASE | {"wire", "session"},
+    "control": BASE,
+    "diagnostics": BASE | {"live", "session"},
+    "commands": BASE | DECIDING | WORKING | OPERATING | {"config", "live"},
+    "app": BASE | DECIDING | WORKING | OPERATING
+    | {"config", "pg", "live", "session", "listen"},
+    "tap": {"app", "config", "errors"},
+    "cli": BASE | {"config", "objects", "control", "record", "ca", "hours", "app"},
+}  # fmt: skip
+
+# No socket, reactor or event loop in what only parses, formats, compares and decides.
+SANS_IO = [
+    "model.py",
+    "errors.py",
+    "contracts.py",
+    "hours.py",
+    "terms.py",
+    "policy.py",
+    "routing.py",
+    "explain.py",
+    "objects.py",
+    "identity/password.py",
+    "record/format.py",
+    "pg/frames.py",
+    "pg/startup.py",
+    "pg/login.py",
+    "pg/scram.py",
+    "pg/observe.py",
+    "pg/words.py",
+]
+BANNED = {"twisted", "asyncio", "socket", "asyncssh"}
+
+UNTESTED = {
+    "model.py": "values without behaviour; every test uses them",
+    "errors.py": "names and words; every test uses them",
+    "contracts.py": "protocols: the type checker is their test",
+    "app.py": "puts parts together: the tests against real servers start it",
+    "tap.py": "the plug-in: the tests against real servers start it",
+}
+
+
+def inside(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports: ``from gateway import x`` counts as gateway.x."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{inside(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield name(node.func), node
+
+
+def name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_imports_run_one_way(path: Path) -> None:
+    if room(path) == "__init__":
+        assert not [found for found in imports(path) if found.startswith("gateway")]
+        return
+    rooms = {found.split(".")[1] for found in imports(path) if found.startswith("gateway.")}
+    assert rooms - {room(path)} <= ALLOWED[room(path)] | {"__version__"}
+
+
+def test_the_table_has_no_circle() -> None:
+    left = dict(ALLOWED)
+    while left:
+        free = {here for here, needs in left.items() if not (needs - {here}) & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {here: needs for here, needs in left.items() if here not in free}
+
+
+@pytest.mark.parametrize("file", SANS_IO)
+def test_sans_io(file: str) -> None:
+    assert not {found.split(".")[0] for found in imports(ROOT / file)} & BANNED
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_asyncssh_stays_in_its_room(path: Path) -> None:
+    if room(path) != "ssh":
+        assert "asyncssh" not in {found.split(".")[0] for found in imports(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_a_grant_is_minted_by_policy_only(path: Path) -> None:
+    if inside(path) == "policy.py":
+        return
+    for called, call in calls(path):
+        assert called != "Grant", f"line {call.lineno} mints a grant"
+        if called in {"evolve", "replace"} and call.args:
+            assert name(call.args[0]) != "grant", f"line {call.lineno} alters a grant"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.alias):
+            assert node.name != "Grant" or node.asname is None, "a grant goes by its name"
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_no_import_hides_from_the_run(path: Path) -> None:
+    assert not [found for found in imports(path) if found.endswith("TYPE_CHECKING")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", FILES, ids=inside)
+def test_every_file_has_its_test(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    if path.name == "__init__.py" or "migrations" in relative.parts:
+        return  # maps and re-exports; migrations run whenever a test opens a store
+    test = TESTS / relative.parent / f"test_{path.name}"
+    if inside(path) in UNTESTED:
+        assert not test.exists(), "it has one: its excuse can go"
+    else:
+        assert test.exists(), f"no {test.relative_to(TESTS)}"
