@@ -57,7 +57,7 @@ def explain(
     targets: Callable[[Grant], Sequence[Candidate]],
 ) -> Explanation:
     """*targets* orders a grant's targets, as :func:`gateway.routing.order` does."""
-    evaluation = evaluate(ask, identity, snapshot, now)
+    evaluation = evaluate(ask, identity, snapshot, now, bystanders=True)
     outcome = evaluation.outcome
     ordered = tuple(targets(outcome)) if isinstance(outcome, Grant) else ()
     return Explanation(ask, snapshot.users.get(identity.user), now, evaluation, ordered)

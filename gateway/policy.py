@@ -91,23 +91,37 @@ def decide(ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime) -> G
 
 
 def still_allowed(grant: Grant, snapshot: Snapshot, now: datetime) -> str | None:
-    """None if a live session may go on under the terms that it has, else why not.
+    """None if a live session may go on under the terms that it has, else why not."""
+    renewed = renew(grant, snapshot, now)
+    return renewed.reason if isinstance(renewed, Denied) else None
+
+
+def renew(grant: Grant, snapshot: Snapshot, now: datetime) -> Grant | Denied:
+    """The grant with which a live session may go on.
 
     Targets and credentials are free to change; what was granted has to be covered by a
-    single option of today.
+    single option of today. The session keeps its terms; ``binding``, ``role`` and
+    ``timed`` say what it rests upon now, untimed if there is a choice.
     """
     ask = evolve(grant.ask, account=grant.account.name)
     evaluation = evaluate(ask, grant.identity, snapshot, now)
     if isinstance(evaluation.outcome, Denied):
-        return evaluation.outcome.reason
-    options = (option for step in evaluation.steps for option in step.options)
-    if any(covers(option.terms, grant.terms) for option in options):
-        return None
-    return "what is allowed now is less than what the session was given"
+        return evaluation.outcome
+    options = [option for step in evaluation.steps for option in step.options]
+    enough = [option for option in options if covers(option.terms, grant.terms)]
+    if not enough:
+        return Denied("what is allowed now is less than what the session was given")
+    holds = min(enough, key=lambda option: option.timed)
+    return evolve(grant, binding=holds.binding.name, role=holds.role, timed=holds.timed)
 
 
-def evaluate(ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime) -> Evaluation:
-    """:func:`decide` with its reasoning; *now* is aware."""
+def evaluate(
+    ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime, *, bystanders: bool = False
+) -> Evaluation:
+    """:func:`decide` with its reasoning; *now* is aware.
+
+    *bystanders*: have a step, too, for each binding that is not meant for this user.
+    """
     user = snapshot.users.get(identity.user)
     resource = snapshot.resources.get(ask.resource)
     if ask.user != identity.user:
@@ -123,7 +137,7 @@ def evaluate(ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime) ->
         return Evaluation(Denied(speaks))
     if ask.account is not None and ask.account not in resource.accounts:
         return Evaluation(Denied(f"{resource.name} has no account {ask.account}"))
-    steps = tuple(_consider(_Question(ask, user, resource, now), snapshot))
+    steps = tuple(_consider(_Question(ask, user, resource, now), snapshot, bystanders))
     return _settle(ask, identity, resource, steps)
 
 
@@ -181,12 +195,12 @@ class _Question:
     now: datetime
 
 
-def _consider(question: _Question, snapshot: Snapshot) -> Iterator[Considered]:
+def _consider(question: _Question, snapshot: Snapshot, bystanders: bool) -> Iterator[Considered]:
     for binding in sorted(snapshot.bindings, key=lambda binding: binding.name):
         role = snapshot.roles.get(binding.role)
         if not _subject(binding, question.user):
-            why = f"is not for {question.user.name}"
-            yield _no(binding, None, why, near=False)
+            if bystanders:
+                yield _no(binding, None, f"is not for {question.user.name}", near=False)
         elif held := _held(binding, question):
             yield _no(binding, None, held)
         elif role is None:

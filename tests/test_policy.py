@@ -258,7 +258,6 @@ def test_exactly_one_step_is_chosen() -> None:
     bindings = (READ, evolve(READ, name="z", role="anything"), OPS)
     steps = policy.evaluate(asked, Identity("alice", "password"), snapshot(*bindings), NOW).steps
     assert [(step.binding, step.verdict) for step in steps] == [
-        ("ops", Verdict.NO),
         ("read", Verdict.ALLOWS),
         ("z", Verdict.CHOSEN),
     ]
@@ -313,6 +312,17 @@ def test_time_alone_takes_a_timed_grant_away() -> None:
     assert isinstance(grant, Grant)
     assert still_allowed(grant, timed, NOW) is None
     assert still_allowed(grant, timed, NOW + timedelta(minutes=1)) is not None
+
+
+def test_a_session_that_comes_to_rest_upon_a_timed_binding_is_timed() -> None:
+    office = evolve(READ, name="office", hours=MONDAYS)
+    grant = decided(ask(), READ, office)
+    assert isinstance(grant, Grant)
+    assert policy.renew(grant, snapshot(READ, office), NOW) == grant
+    renewed = policy.renew(grant, snapshot(office), NOW)
+    assert renewed == evolve(grant, binding="office", timed=True)
+    evening = NOW + timedelta(hours=8)
+    assert isinstance(policy.renew(grant, snapshot(office), evening), Denied)
 
 
 # Laws
