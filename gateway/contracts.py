@@ -75,6 +75,9 @@ class Upstream(Protocol):
 class Running(Protocol):
     """A spliced session, for as long as it lives."""
 
+    def tick(self, now: float) -> None:
+        """Hold the time limits; *now* is the event loop's time."""
+
     def end(self, end: End) -> None:
         """Bring it to an end: cancel what runs, tell the client, close. Idempotent."""
 
@@ -124,11 +127,11 @@ class Prover(Protocol):
 
 
 class SessionIndex(Protocol):
-    """Where lists of sessions come from."""
+    """Where lists of sessions come from. Neither waits: what is told is written soon."""
 
-    async def session_started(self, info: SessionInfo) -> None: ...
+    def session_started(self, info: SessionInfo) -> None: ...
 
-    async def session_ended(self, info: SessionInfo, digest: str) -> None: ...
+    def session_ended(self, info: SessionInfo, digest: str) -> None: ...
 
 
 class Vault(Protocol):

@@ -1,0 +1,193 @@
+"""Sessions that run now: list, limit, kill, re-check, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from attrs import define, evolve
+from twisted.logger import Logger
+
+from gateway import policy
+from gateway.contracts import Audit, Clock, Running, SessionIndex, SessionLog
+from gateway.errors import LimitReached, NotRecorded, ShuttingDown
+from gateway.model import Denied, End, EndReason, Grant, SessionInfo, Snapshot
+
+log = Logger()
+
+BATCH = 100  # sessions re-checked in one go: a decision takes up to 0.3 ms
+
+
+@define(eq=False)
+class Seat:
+    """A place among the sessions that may run; given back when its holder goes."""
+
+    user: str
+    taken: bool = False  # a session began, which gives it back when it ends
+
+
+@define(eq=False)
+class Session:
+    """One running session and what belongs to it."""
+
+    info: SessionInfo
+    grant: Grant
+    transcript: SessionLog
+    done: Callable[[End], None]
+    running: Running | None = None
+
+    def now(self) -> SessionInfo:
+        """The session as lists show it, with its counters as they stand."""
+        if self.running is None:
+            return self.info
+        statements, bytes_in, bytes_out = self.running.counters()
+        return evolve(self.info, statements=statements, bytes_in=bytes_in, bytes_out=bytes_out)
+
+
+class Live:
+    """The running sessions of this process.
+
+    :param ended: told of each session's end, for those who count
+    """
+
+    def __init__(
+        self,
+        audit: Audit,
+        index: SessionIndex,
+        clock: Clock,
+        limits: tuple[int, int],
+        ended: Callable[[SessionInfo], None] = lambda info: None,
+    ) -> None:
+        self._audit = audit
+        self._index = index
+        self._clock = clock
+        self._most, self._most_per_user = limits
+        self._ended = ended
+        self._sessions: dict[str, Session] = {}
+        self._seats: Counter[str] = Counter()
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @contextmanager
+    def seat(self, user: str) -> Iterator[Seat]:
+        """Hold a place while a session comes to be.
+
+        :raises LimitReached: there is none left
+        :raises ShuttingDown: no new sessions are taken
+        """
+        if self._draining:
+            raise ShuttingDown("draining")
+        if self._seats.total() >= self._most:
+            raise LimitReached(f"all {self._most} sessions are taken")
+        if self._seats[user] >= self._most_per_user:
+            raise LimitReached(f"{user} has {self._most_per_user} sessions already")
+        seat = Seat(user)
+        self._seats[user] += 1
+        try:
+            yield seat
+        finally:
+            if not seat.taken:
+                self._leave(user)
+
+    def begin(self, info: SessionInfo, grant: Grant, transcript: SessionLog, seat: Seat) -> Session:
+        """Enter a session into the list; its ``done`` takes it out again."""
+        session = Session(info, grant, transcript, lambda end: self._done(info.id, end))
+        self._sessions[info.id] = session
+        self._empty.clear()
+        seat.taken = True
+        self._index.session_started(info)
+        return session
+
+    def infos(self) -> list[SessionInfo]:
+        return [session.now() for session in self._sessions.values()]
+
+    def find(self, session_id: str) -> Session | None:
+        return self._sessions.get(session_id)
+
+    def kill(self, session_id: str, reason: str) -> bool:
+        """End one session; False if it does not run (any more)."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            return False
+        self._end(session, End(EndReason.KILLED, reason))
+        self._audit.write("session.killed", session=session_id, reason=reason)
+        return True
+
+    async def recheck(self, snapshot: Snapshot, *, timed: bool = False) -> None:
+        """End what the present state no longer allows.
+
+        *timed*: look only at those that time alone can take away.
+        """
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        for number, session in enumerate(list(self._sessions.values())):
+            if number % BATCH == BATCH - 1:
+                await asyncio.sleep(0)  # others have their turn
+            if timed and not session.grant.timed:
+                continue
+            renewed = policy.renew(session.grant, snapshot, now)
+            if isinstance(renewed, Denied):
+                self._revoke(session, renewed.reason)
+            else:
+                session.grant = renewed
+
+    def _revoke(self, session: Session, reason: str) -> None:
+        """The end comes first: no failing write keeps a session alive."""
+        self._end(session, End(EndReason.REVOKED, reason))
+        try:
+            self._audit.write("session.revoked", session=session.info.id, reason=reason)
+        except NotRecorded as unwritable:
+            log.error("Revoking {id} was not recorded: {why}", id=session.info.id, why=unwritable)
+
+    def tick(self, now: float) -> None:
+        """Let each session hold its time limits; *now* is the event loop's time."""
+        for session in list(self._sessions.values()):
+            if session.running is not None:
+                session.running.tick(now)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions; give those that run *seconds* to finish, then end them."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for session in list(self._sessions.values()):
+                self._end(session, End(EndReason.SHUTDOWN))
+            await self._empty.wait()
+
+    def _end(self, session: Session, end: End) -> None:
+        if session.running is not None:
+            session.running.end(end)
+
+    def _done(self, session_id: str, end: End) -> None:
+        session = self._sessions.pop(session_id)
+        self._leave(session.info.user)
+        if not self._sessions:
+            self._empty.set()
+        info = evolve(session.now(), ended=self._clock(), status="ended", reason=_words(end))
+        try:
+            digest = session.transcript.close(end, info.statements, info.bytes_in, info.bytes_out)
+            self._audit.write("session.ended", session=session_id, reason=info.reason)
+        except NotRecorded as unwritable:
+            digest = ""
+            log.error(
+                "Session {id}: its end was not recorded: {why}", id=session_id, why=unwritable
+            )
+        self._index.session_ended(info, digest)
+        self._ended(info)
+
+    def _leave(self, user: str) -> None:
+        self._seats[user] -= 1
+        if not self._seats[user]:
+            del self._seats[user]
+
+
+def _words(end: End) -> str:
+    return f"{end.reason.value}: {end.detail}" if end.detail else end.reason.value

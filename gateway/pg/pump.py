@@ -1,0 +1,375 @@
+"""Carries the bytes of every spliced session: receive, inspect, send at once.
+
+One object a process. Its own epoll is a single descriptor in the event loop, so a wake-up
+of the loop is paid once for all sessions that are ready, and each wake-up goes on until
+nothing is ready or its budget is used up. What the other side cannot take is kept, and its
+source is not read again until it is gone: memory a session is bounded by one chunk a
+direction.
+
+Knows nothing of PostgreSQL: what is in the bytes is the business of each flow's
+``inspect``, which is called before they are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import define, field
+from OpenSSL import SSL
+
+from gateway.errors import GatewayError
+
+CHUNK = 65536  # bytes a receive: a pipe's worth, and below malloc's threshold for mmap
+BUDGET = 64  # rounds a wake-up before other work of the loop has its turn
+
+
+class Channel(Protocol):
+    """One socket as the pump sees it. Both raise OSError when the connection is broken."""
+
+    def fileno(self) -> int: ...
+
+    def receive(self) -> bytes | None:
+        """What has come; b"" at the end of the stream, None if nothing has."""
+        ...
+
+    def transmit(self, data: bytes) -> int:
+        """Send what the kernel takes now; returns how much that was."""
+        ...
+
+    def pending(self) -> bool:
+        """True if :meth:`receive` has data of which the socket does not know."""
+        ...
+
+    def half_close(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainChannel:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._recv = sock.recv
+        self._send = sock.send
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def receive(self) -> bytes | None:
+        try:
+            return self._recv(CHUNK)
+        except BlockingIOError:
+            return None
+
+    def transmit(self, data: bytes) -> int:
+        try:
+            return self._send(data)
+        except BlockingIOError:
+            return 0
+
+    def pending(self) -> bool:
+        return False
+
+    def half_close(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class TlsChannel:
+    """The same over pyOpenSSL, which reads and writes the socket itself."""
+
+    def __init__(self, sock: socket.socket, tls: SSL.Connection) -> None:
+        self._sock = sock
+        self._tls = tls
+        self._recv = tls.recv
+        self._send = tls.send
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def receive(self) -> bytes | None:
+        try:
+            return self._recv(16384)  # one TLS record is never longer
+        except SSL.WantReadError:
+            return None
+        except (SSL.ZeroReturnError, SSL.SysCallError):
+            return b""  # many clients close the socket without close_notify
+        except SSL.Error as broken:
+            raise ConnectionAbortedError("TLS failed") from broken
+
+    def transmit(self, data: bytes) -> int:
+        try:
+            return self._send(data)
+        except SSL.WantWriteError:
+            return 0
+        except (SSL.Error, SSL.WantReadError) as broken:
+            raise ConnectionAbortedError("TLS failed") from broken
+
+    def pending(self) -> bool:
+        return self._tls.pending() > 0
+
+    def half_close(self) -> None:
+        try:
+            self._tls.shutdown()
+        except SSL.Error as broken:
+            raise ConnectionAbortedError("TLS failed") from broken
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def channel(sock: socket.socket, tls: SSL.Connection | None) -> Channel:
+    return PlainChannel(sock) if tls is None else TlsChannel(sock, tls)
+
+
+class Owner(Protocol):
+    """Whoever understands the bytes of one session."""
+
+    def from_client(self, data: bytes) -> bytes:
+        """Sees bytes before they are sent, and says what to send.
+
+        To hold them back, set the flow's ``held`` and call :meth:`Joint.release` later.
+
+        :raises GatewayError: *data* must not be sent at all; comes back as :meth:`refused`
+        """
+        ...
+
+    def from_target(self, data: bytes) -> bytes: ...
+
+    def refused(self, error: GatewayError) -> None:
+        """What came was refused; the joint goes on until it is closed."""
+        ...
+
+    def ended(self, flow: Flow) -> None:
+        """*flow*'s source has closed its side."""
+        ...
+
+    def over(self, broken: Flow | None) -> None:
+        """Both sides are closed; *broken* is the flow on which the connection broke."""
+        ...
+
+
+@define(eq=False, slots=True)
+class Flow:
+    """One direction. ``rest`` has been inspected and waits for the sink to take it."""
+
+    source: Channel
+    sink: Channel
+    inspect: Callable[[bytes], bytes]
+    rest: bytes = b""
+    held: bool = False  # inspected, and not yet free to go
+    ended: bool = False  # nothing more is read from the source
+    closed: bool = False  # and the sink was told
+    carried: int = 0
+    active: bool = False  # bytes have come since somebody last looked
+
+    @property
+    def stalled(self) -> bool:
+        return self.held or bool(self.rest)
+
+
+@define(eq=False, slots=True)
+class Joint:
+    """Two channels joined by two flows: ``forth`` from the client, ``back`` from the target."""
+
+    forth: Flow
+    back: Flow
+    owner: Owner
+    pump: Pump = field(repr=False)
+    dead: bool = False
+
+    def feed(self, flow: Flow, data: bytes) -> None:
+        """Carry *data*, which was received before the two were joined."""
+        if data and not self.dead:
+            self.pump.carry(self, flow, data)
+
+    def release(self) -> None:
+        """What was held is free to go (its record has become durable)."""
+        for flow in (self.forth, self.back):
+            if flow.held and not self.dead:
+                flow.held = False
+                self.pump.flush(self, flow)
+
+    def tell(self, data: bytes, *, last: bool = False) -> None:
+        """Send *data* of our own to the client, behind what waits for it.
+
+        *last*: and nothing after.
+        """
+        self.back.rest += data
+        self.back.ended = self.back.ended or last
+        self.pump.flush(self, self.back)
+
+    def close(self) -> None:
+        self.pump.leave(self, None)
+
+
+class Pump:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._joints: dict[int, tuple[Joint, Flow, Flow]] = {}  # fd: joint, inflow, outflow
+        self._masks: dict[int, int] = {}
+        self._again: list[int] = []  # have data of which their socket does not know
+        self.lag = 0.0  # seconds the longest of the last wake-ups took
+        loop.add_reader(self._epoll.fileno(), self._wake)
+
+    def __len__(self) -> int:
+        return len(self._joints) // 2
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def join(self, client: Channel, target: Channel, owner: Owner) -> Joint:
+        """Begin to carry bytes between *client* and *target*."""
+        forth = Flow(client, target, owner.from_client)
+        back = Flow(target, client, owner.from_target)
+        joint = Joint(forth, back, owner, self)
+        self._joints[client.fileno()] = (joint, forth, back)
+        self._joints[target.fileno()] = (joint, back, forth)
+        for channel in (client, target):
+            self.watch(channel)
+            if channel.pending():
+                self._soon(channel.fileno())
+        return joint
+
+    def watch(self, channel: Channel) -> None:
+        """Ask epoll for just what *channel* is waited for.
+
+        A channel that is waited for nothing is taken out altogether: epoll tells of a
+        hang-up whether asked or not, and would wake us without end.
+        """
+        fd = channel.fileno()
+        _, inflow, outflow = self._joints[fd]
+        mask = 0
+        if not inflow.ended and not inflow.stalled:
+            mask |= select.EPOLLIN
+        if outflow.rest and not outflow.held:
+            mask |= select.EPOLLOUT
+        before = self._masks.get(fd, 0)
+        if mask == before:
+            return
+        self._masks[fd] = mask
+        if not mask:
+            self._epoll.unregister(fd)
+        elif before:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+
+    def flush(self, joint: Joint, flow: Flow) -> None:
+        """Send what waits; when it is gone, go on reading or pass the end on."""
+        if flow.held:
+            return
+        try:
+            if flow.rest:
+                flow.rest = flow.rest[flow.sink.transmit(flow.rest) :]
+            if flow.ended and not flow.rest and not flow.closed:
+                flow.closed = True
+                flow.sink.half_close()
+        except OSError:
+            self.leave(joint, flow)
+            return
+        if joint.forth.closed and joint.back.closed:
+            self.leave(joint, None)
+            return
+        self.watch(flow.sink)
+        self.watch(flow.source)
+        if not flow.ended and not flow.rest and flow.source.pending():
+            self._soon(flow.source.fileno())
+
+    def leave(self, joint: Joint, broken: Flow | None) -> None:
+        """Close both sides, at once."""
+        if joint.dead:
+            return
+        joint.dead = True
+        for flow in (joint.forth, joint.back):
+            fd = flow.source.fileno()
+            if self._masks.pop(fd, 0):
+                self._epoll.unregister(fd)
+            del self._joints[fd]
+            flow.source.close()
+        joint.owner.over(broken)
+
+    def _soon(self, fd: int) -> None:
+        if not self._again:
+            self._loop.call_soon(self._wake)
+        self._again.append(fd)
+
+    def _wake(self) -> None:
+        began = time.monotonic()
+        poll = self._epoll.poll
+        for _ in range(BUDGET):
+            again, self._again = self._again, []
+            events = poll(0, 64)
+            if not events and not again:
+                break
+            for fd in again:
+                self._ready(fd, select.EPOLLIN)
+            for fd, mask in events:
+                self._ready(fd, mask)
+        if self._again:
+            self._loop.call_soon(self._wake)
+        self.lag = max(self.lag, time.monotonic() - began)
+
+    def _ready(self, fd: int, mask: int) -> None:
+        found = self._joints.get(fd)
+        if found is None:
+            return  # an earlier event of this round closed it
+        joint, inflow, outflow = found
+        if mask & select.EPOLLOUT:
+            self.flush(joint, outflow)
+            if joint.dead:
+                return
+        if mask & ~select.EPOLLOUT and not inflow.ended and not inflow.held and not inflow.rest:
+            self._read(joint, inflow)
+
+    def _read(self, joint: Joint, flow: Flow) -> None:
+        try:
+            data = flow.source.receive()
+        except OSError:
+            self.leave(joint, flow)
+            return
+        if data:
+            self.carry(joint, flow, data)
+        elif data is not None:
+            flow.ended = True
+            joint.owner.ended(flow)
+            if not joint.dead:
+                self.flush(joint, flow)
+
+    def carry(self, joint: Joint, flow: Flow, data: bytes) -> None:
+        """Have *data* inspected and send it."""
+        flow.carried += len(data)
+        flow.active = True
+        try:
+            data = flow.inspect(data)
+        except GatewayError as error:
+            joint.owner.refused(error)
+            return
+        if joint.dead or not data:
+            return
+        if flow.held or flow.rest or flow.ended:
+            flow.rest += data
+            self.flush(joint, flow)
+            if not joint.dead:
+                self.watch(flow.source)
+            return
+        try:
+            sent = flow.sink.transmit(data)
+        except OSError:
+            self.leave(joint, flow)
+            return
+        if sent < len(data):
+            flow.rest = data[sent:]
+            self.watch(flow.source)
+            self.watch(flow.sink)
+        elif flow.source.pending():
+            self._again.append(flow.source.fileno())

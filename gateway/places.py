@@ -1,0 +1,39 @@
+"""What lies where in the state directory. Named here once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+
+@frozen
+class Places:
+    """:param state_dir: 0700, the daemon's own"""
+
+    state_dir: Path
+
+    @property
+    def control(self) -> Path:
+        return self.state_dir / "control.sock"
+
+    @property
+    def store(self) -> Path:
+        return self.state_dir / "gateway.sqlite"
+
+    @property
+    def transcripts(self) -> Path:
+        return self.state_dir / "transcripts"
+
+    @property
+    def audit(self) -> Path:
+        return self.state_dir / "audit"
+
+    @property
+    def keys(self) -> Path:
+        return self.state_dir / "keys"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the gateway's own CA: clients' ``sslrootcert``."""
+        return self.state_dir / "ca.crt"
