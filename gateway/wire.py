@@ -200,7 +200,7 @@ class Adopt(Protocol):
         self._adopted = adopted
 
     def connectionMade(self) -> None:
-        transport = cast(Any, self.transport)  # what listenTCP and endpoints give: tcp.Connection
+        transport = cast("Any", self.transport)  # what listenTCP and endpoints give: tcp.Connection
         transport.stopReading()
         transport.stopWriting()
         # detach() leaves the descriptor open and the transport without one.

@@ -1,0 +1,109 @@
+"""Commands on users, resources, roles and bindings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.root import Context, command, config_option, format_option, gateway
+from gateway.cli.show import cell, listing
+
+KINDS = ("resources", "users", "roles", "bindings")
+COLUMNS = {
+    "resources": ("name", "protocol", "labels", "database", "targets", "accounts"),
+    "users": ("name", "groups", "admin", "disabled", "password"),
+    "roles": ("name", "allow"),
+    "bindings": ("name", "role", "subjects", "sources", "deny_sources", "hours", "expires"),
+}
+
+
+class Kind(click.ParamType):
+    """A kind of object, in the singular or the plural."""
+
+    name = "kind"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        kinds = {name: kind for kind in KINDS for name in (kind, kind[:-1])}
+        if value not in kinds:
+            self.fail(f"{value!r} is none of {', '.join(KINDS)}", param, ctx)
+        return kinds[value]
+
+
+@command()
+@click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True)
+@click.option("--prune", is_flag=True, help="Remove everything that FILE does not name.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@format_option
+def apply(context: Context, path: Path, prune: bool, dry_run: bool, form: str) -> None:
+    """Make the objects what FILE says: all of it or nothing."""
+    text = path.read_text()
+    answer = context.call(
+        "apply", text=text, file=str(path.absolute()), prune=prune, dry_run=dry_run
+    )
+    changes = answer["changes"]
+    if form == "json":
+        click.echo(json.dumps(changes, indent=2))
+        return
+    for change in changes:
+        paths = f" ({', '.join(change['paths'])})" if change.get("paths") else ""
+        click.echo(f"{change['sign']} {change['kind'][:-1]} {cell(change['name'])}{paths}")
+    if not changes:
+        click.echo("no changes")
+
+
+@command()
+@click.argument("kind", type=Kind())
+@click.argument("name", required=False)
+@format_option
+def get(context: Context, kind: str, name: str | None, form: str) -> None:
+    """Show objects of one KIND, or one of them. Secrets are not shown."""
+    found = context.call("get", kind=kind, name=name)["objects"]
+    if name is not None:
+        click.echo(json.dumps(found[0], indent=2))
+        return
+    listing(found, COLUMNS[kind], form)
+
+
+@command()
+@click.argument("kind", type=Kind())
+@click.argument("name")
+def delete(context: Context, kind: str, name: str) -> None:
+    """Remove one object; sessions that it no longer allows end at once."""
+    context.call("delete", kind=kind, name=name)
+
+
+@gateway.group()
+@config_option
+def users() -> None:
+    """Disable or enable a user."""
+
+
+@command(group=users)
+@click.argument("name")
+def disable(context: Context, name: str) -> None:
+    """Refuse NAME from now on; their sessions end at once."""
+    context.call("disable", name=name)
+
+
+@command(group=users)
+@click.argument("name")
+def enable(context: Context, name: str) -> None:
+    """Let NAME in again."""
+    context.call("enable", name=name)
+
+
+@command()
+@click.argument("name")
+@click.option("--stdin", "piped", is_flag=True, help="Read the password from standard input.")
+def passwd(context: Context, name: str, piped: bool) -> None:
+    """Set NAME's password. It is never an argument, which others could read."""
+    if piped:
+        password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+    else:
+        password = click.prompt("New password", hide_input=True, confirmation_prompt=True)
+    if not password:
+        raise click.UsageError("an empty password is refused")
+    context.call("passwd", name=name, password=password)

@@ -1,0 +1,102 @@
+"""``/livez``, ``/readyz`` and ``/metrics`` for machines. No secrets, no names of people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from twisted.internet.interfaces import IListeningPort, IReactorTCP
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from gateway.model import Address, SessionInfo
+from gateway.session import Observer
+
+ADMISSION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
+class Metrics(Observer):
+    """What is counted; told by the story and by the list of live sessions."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._logins = self._counter("logins", "Log-ins by outcome", "outcome")
+        self._ended = self._counter("sessions_ended", "Ended sessions", "protocol", "reason")
+        self._statements = self._counter("statements", "Statements carried", "protocol")
+        self._bytes = self._counter("bytes", "Bytes of ended sessions", "direction")
+        self._admission = Histogram(
+            "gateway_admission_seconds",
+            "From a connection's first word to its session",
+            buckets=ADMISSION,
+            registry=self.registry,
+        )
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A value that is read whenever somebody asks."""
+        Gauge(f"gateway_{name}", text, registry=self.registry).set_function(read)
+
+    def login(self, outcome: str, seconds: float = 0) -> None:
+        self._logins.labels(outcome).inc()
+        if outcome == "admitted":
+            self._admission.observe(seconds)
+
+    def session_ended(self, info: SessionInfo) -> None:
+        reason = info.reason.partition(":")[0]  # what follows is free text
+        self._ended.labels(info.protocol, reason).inc()
+        self._statements.labels(info.protocol).inc(info.statements)
+        self._bytes.labels("in").inc(info.bytes_in)
+        self._bytes.labels("out").inc(info.bytes_out)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"gateway_{name}", text, labels, registry=self.registry)
+
+
+class Diagnostics:
+    """:param ready: None if sessions are taken, otherwise why not"""
+
+    def __init__(self, metrics: Metrics, ready: Callable[[], str | None]) -> None:
+        self._metrics = metrics
+        self._ready = ready
+        self._port: IListeningPort | None = None
+
+    def open(self, reactor: IReactorTCP, address: Address) -> None:
+        """:raises twisted.internet.error.CannotListenError: the address is taken"""
+        root = Resource()
+        root.putChild(b"livez", _Page(lambda: (200, b"alive\n")))
+        root.putChild(b"readyz", _Page(self._readiness))
+        root.putChild(b"metrics", _Page(self._values, CONTENT_TYPE_LATEST))
+        site = Site(root, timeout=10)  # seconds; a scrape is one short request
+        site.noisy = False
+        self._port = reactor.listenTCP(address.port, site, 50, address.host)
+
+    async def close(self) -> None:
+        if self._port is not None:
+            stopping = self._port.stopListening()
+            if stopping is not None:
+                await stopping.asFuture(asyncio.get_running_loop())
+
+    def _readiness(self) -> tuple[int, bytes]:
+        why = self._ready()
+        return (200, b"ready\n") if why is None else (503, why.encode() + b"\n")
+
+    def _values(self) -> tuple[int, bytes]:
+        return 200, generate_latest(self._metrics.registry)
+
+
+class _Page(Resource):
+    isLeaf = True
+
+    def __init__(
+        self, answer: Callable[[], tuple[int, bytes]], kind: str = "text/plain; charset=utf-8"
+    ) -> None:
+        super().__init__()
+        self._answer = answer
+        self._kind = kind.encode()
+
+    def render_GET(self, request: Request) -> bytes:
+        code, body = self._answer()
+        request.setResponseCode(code)
+        request.setHeader(b"content-type", self._kind)
+        return body

@@ -1,0 +1,112 @@
+"""The twistd plug-in's two halves: what it can be told, and the service it makes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from twisted.application.service import IService, Service
+from twisted.internet import defer
+from twisted.logger import Logger
+from twisted.python import usage
+
+from gateway import config
+from gateway.errors import BadFile, GatewayError
+
+EX_CONFIG = 78  # sysexits.h; the command line uses the same
+
+log = Logger()
+
+
+def _choose_reactor() -> None:
+    """asyncio's, unless another one is installed already: then there is nothing to save.
+
+    ``twist`` installs its default only after options were parsed, so this is early enough.
+    """
+    if "twisted.internet.reactor" not in sys.modules:
+        from twisted.internet import asyncioreactor
+
+        asyncioreactor.install()
+    from twisted.internet import reactor
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+    if not isinstance(reactor, AsyncioSelectorReactor):
+        raise usage.UsageError("gateway runs on the asyncio reactor; leave --reactor out")
+
+
+class Options(usage.Options):
+    """Options of ``twist gateway``."""
+
+    synopsis = "[--config FILE]"
+    optParameters = [  # noqa: RUF012 -- usage.Options reads it off the class
+        [
+            "config",
+            None,
+            None,
+            "configuration file (default: $GATEWAY_CONFIG or /etc/gateway/gateway.yaml)",
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        _choose_reactor()
+
+    def postOptions(self) -> None:
+        try:
+            self["configuration"] = config.load(config.locate(self["config"], os.environ))
+        except BadFile as bad:
+            for problem in bad.problems:
+                print(problem, file=sys.stderr)
+            raise SystemExit(EX_CONFIG) from None
+
+
+class GatewayService(Service):
+    """Runs a :class:`gateway.app.Gateway` for as long as the reactor does."""
+
+    def __init__(self, path: Path, configuration: config.Config) -> None:
+        self._path = path
+        self._configuration = configuration
+        self._gateway: object | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        from twisted.internet import reactor
+
+        # The asyncio loop runs only once the reactor does.
+        reactor.callWhenRunning(reactor.callLater, 0, self._begin)
+
+    def _begin(self) -> None:
+        from twisted.internet import reactor
+
+        from gateway.app import Gateway
+
+        self._app = Gateway(reactor, self._path, self._configuration)
+        self._starting = asyncio.ensure_future(self._start())
+        signal.signal(signal.SIGHUP, self._hang_up)
+
+    async def _start(self) -> None:
+        try:
+            await self._app.start()
+        except GatewayError as failed:
+            log.error("Cannot start: {why}", why=str(failed))
+            print(failed, file=sys.stderr)
+            asyncio.get_running_loop().call_soon(
+                sys.exit, EX_CONFIG if isinstance(failed, BadFile) else 1
+            )
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        from twisted.internet import reactor
+
+        reactor.callFromThread(lambda: asyncio.ensure_future(self._app.reload()))
+
+    def stopService(self) -> defer.Deferred[None]:
+        super().stopService()
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._app.stop()))
+
+
+def makeService(options: Options) -> IService:
+    return GatewayService(Path(str(options["path"])), options["configuration"])
