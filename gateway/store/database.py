@@ -52,8 +52,6 @@ def engine(path: Path, synchronous: str) -> AsyncEngine:
 
     @event.listens_for(made.sync_engine, "connect")
     def connected(connection: Any, record: object) -> None:
-        # Python's sqlite3 would begin transactions late, and not for a SELECT or for DDL.
-        connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout = {BUSY_MS}",
@@ -66,6 +64,7 @@ def engine(path: Path, synchronous: str) -> AsyncEngine:
 
     @event.listens_for(made.sync_engine, "begin")
     def begun(connection: Connection) -> None:
+        # Python's sqlite3 begins only at the first INSERT or UPDATE: not for SELECT or DDL.
         connection.exec_driver_sql("BEGIN")
 
     return made
