@@ -1,0 +1,305 @@
+"""Objects from the moment somebody wrote them to the snapshot that decides.
+
+Every change goes one way: judged over the whole resulting state, noted in the audit log,
+stored, and only then seen. What cannot be noted or stored does not happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from attrs import frozen
+
+from gateway import objects
+from gateway.contracts import Audit, Body, Document, Vault
+from gateway.errors import BadFile, GatewayError, Problem
+from gateway.identity.password import SALT, format_verifier, make_verifier
+from gateway.model import Snapshot
+from gateway.store import Bodies, Changes, Store, StoredObject
+
+T = TypeVar("T")
+Key = tuple[str, str]  # kind, name
+
+SEALED = "sealed"  # the member of a body's secret that holds it; the rest says where it is from
+BY_HAND = "gateway"  # the actor in the audit log where no objects file is: the command
+
+
+class NoSuchObject(GatewayError):
+    """There is nothing of this kind and name."""
+
+
+class StillNeeded(GatewayError):
+    """Something else refers to it."""
+
+
+class BadPassword(GatewayError):
+    """It cannot be a password; the message says why, without it."""
+
+
+@frozen
+class Change:
+    """``sign``: "+" made, "~" changed, "-" removed; ``paths`` is what differs in a "~"."""
+
+    sign: str
+    kind: str
+    name: str
+    paths: tuple[str, ...] = ()
+
+
+@frozen
+class Plan:
+    """What is stored, and what is to be other than that."""
+
+    version: int
+    stored: Bodies
+    changes: Changes
+
+    def after(self) -> dict[str, dict[str, Body]]:
+        """Everything as it will be."""
+        result = {
+            kind: {name: found.body for name, found in named.items()}
+            for kind, named in self.stored.items()
+        }
+        for (kind, name), new in self.changes.items():
+            if new is None:
+                del result[kind][name]
+            else:
+                result.setdefault(kind, {})[name] = new.body
+        return result
+
+    def listed(self) -> list[Change]:
+        """For people: by kind and name."""
+        return [
+            _change(key, _find(self.stored, key), new) for key, new in sorted(self.changes.items())
+        ]
+
+
+class Catalog:
+    """The objects, and the snapshot made of them.
+
+    :param changed: told of each new snapshot, after it has become visible
+    """
+
+    def __init__(
+        self, store: Store, vault: Vault, audit: Audit, changed: Callable[[Snapshot], None]
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._audit = audit
+        self._changed = changed
+        self._lock = asyncio.Lock()
+        self.snapshot = Snapshot()
+
+    async def load(self) -> None:
+        """Make the first snapshot.
+
+        :raises GatewayError: what is stored cannot be used (by this vault)
+        """
+        version, stored = await self._store.bodies()
+        self.snapshot = await self._snapshot(Plan(version, stored, {}).after(), version)
+
+    async def apply(
+        self,
+        documents: Sequence[Document],
+        *,
+        owner: str | None,
+        prune: bool = False,
+        dry_run: bool = False,
+    ) -> list[Change]:
+        """Make the objects what *documents* say: all of it or nothing.
+
+        :param owner: the objects file that owns what it names, and loses what it no longer
+            names; None for a change by hand, which leaves objects with whom they are
+        :param prune: remove everything that is not named, whoever owns it
+        :raises BadFile: a secret cannot be read, or a reference leads nowhere
+        """
+        return await _whole(self._apply(documents, owner, prune, dry_run))
+
+    async def _apply(
+        self, documents: Sequence[Document], owner: str | None, prune: bool, dry_run: bool
+    ) -> list[Change]:
+        async with self._lock:
+            version, stored = await self._store.bodies()
+            named = await asyncio.to_thread(self._settle, documents, owner, stored)
+            changes: dict[Key, StoredObject | None] = {
+                key: new for key, new in named.items() if new != _find(stored, key)
+            }
+            changes |= dict.fromkeys(_unnamed(stored, named, owner, prune))
+            plan = Plan(version, stored, changes)
+            problems = objects.dangling(plan.after(), documents)
+            if problems:
+                raise BadFile(problems)
+            if not dry_run:
+                await self._commit(plan, owner or BY_HAND)
+            return plan.listed()
+
+    def _settle(
+        self, documents: Sequence[Document], owner: str | None, stored: Bodies
+    ) -> dict[Key, StoredObject]:
+        """The documents with their secrets read and sealed; all mistakes at once."""
+        settled: dict[Key, StoredObject] = {}
+        problems: list[Problem] = []
+        for document in documents:
+            key = (document.kind, document.name)
+            before = _find(stored, key)
+            try:
+                body = objects.settle(document, before.body if before else None, self._vault)
+            except BadFile as bad:
+                problems.extend(bad.problems)
+            else:
+                settled[key] = StoredObject(owner or (before.owner if before else None), body)
+        if problems:
+            raise BadFile(tuple(problems))
+        return settled
+
+    async def get(self, kind: str, name: str | None = None) -> list[dict[str, Any]]:
+        """Bodies of one kind by name, or the one of *name*; secrets show as "(set)".
+
+        :raises NoSuchObject: there is none of that *name*
+        """
+        _, stored = await self._store.bodies()
+        if name is not None:
+            return [_shown(name, _known(stored, kind, name))]
+        return [_shown(each, found) for each, found in sorted(stored.get(kind, {}).items())]
+
+    async def delete(self, kind: str, name: str) -> None:
+        """
+        :raises NoSuchObject: there is nothing to delete
+        :raises StillNeeded: something refers to it
+        """
+
+        def gone(_: StoredObject) -> None:
+            return None
+
+        await _whole(self._edit((kind, name), gone))
+
+    async def set_disabled(self, user: str, disabled: bool) -> None:
+        """:raises NoSuchObject: there is no such user"""
+
+        def switched(found: StoredObject) -> StoredObject:
+            return StoredObject(found.owner, {**found.body, "disabled": disabled})
+
+        await _whole(self._edit(("users", user), switched))
+
+    async def set_password(self, user: str, password: str) -> None:
+        """
+        :raises NoSuchObject: there is no such user
+        :raises BadPassword: it is empty, or no Unicode text
+        """
+        try:
+            salt = secrets.token_bytes(SALT)
+            verifier = await asyncio.to_thread(make_verifier, password, salt)
+        except ValueError as bad:
+            raise BadPassword(str(bad)) from None
+        kept = {"scram-sha-256": format_verifier(verifier)}
+
+        def renewed(found: StoredObject) -> StoredObject:
+            return StoredObject(found.owner, {**found.body, "password": kept})
+
+        await _whole(self._edit(("users", user), renewed))
+
+    async def _edit(self, key: Key, edit: Callable[[StoredObject], StoredObject | None]) -> None:
+        """One object, by hand."""
+        async with self._lock:
+            version, stored = await self._store.bodies()
+            found = _known(stored, *key)
+            new = edit(found)
+            if new == found:
+                return
+            plan = Plan(version, stored, {key: new})
+            problems = objects.dangling(plan.after(), ())
+            if problems:
+                raise StillNeeded("; ".join(problem.message for problem in problems))
+            await self._commit(plan, BY_HAND)
+
+    async def _commit(self, plan: Plan, actor: str) -> None:
+        """The change happens here, or not at all."""
+        if not plan.changes:
+            return
+        snapshot = await self._snapshot(plan.after(), plan.version + 1)
+        listed = [f"{change.sign} {change.kind} {change.name}" for change in plan.listed()]
+        noted = self._audit.write("objects.changed", actor=actor, changes=listed)
+        try:
+            await self._store.replace(plan.version, plan.changes)
+        except Exception as failed:
+            self._audit.write("objects.unchanged", after=noted, reason=str(failed))
+            raise
+        self.snapshot = snapshot
+        self._changed(snapshot)
+
+    async def _snapshot(self, bodies: Mapping[str, Mapping[str, Body]], version: int) -> Snapshot:
+        return await asyncio.to_thread(objects.snapshot, bodies, self._vault, version)
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """A caller who goes away must not leave a change stored and not seen."""
+    return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _find(stored: Bodies, key: Key) -> StoredObject | None:
+    kind, name = key
+    return stored.get(kind, {}).get(name)
+
+
+def _known(stored: Bodies, kind: str, name: str) -> StoredObject:
+    found = _find(stored, (kind, name))
+    if found is None:
+        raise NoSuchObject(f"there is no {kind.removesuffix('s')} {name!r}")
+    return found
+
+
+def _unnamed(
+    stored: Bodies, named: Mapping[Key, StoredObject], owner: str | None, prune: bool
+) -> Iterator[Key]:
+    """What goes because it was not named."""
+    for kind, found in stored.items():
+        for name, each in found.items():
+            lost = owner is not None and each.owner == owner
+            if (prune or lost) and (kind, name) not in named:
+                yield kind, name
+
+
+def _change(key: Key, before: StoredObject | None, after: StoredObject | None) -> Change:
+    if before is None or after is None:
+        return Change("-" if after is None else "+", *key)
+    moved = () if before.owner == after.owner else ("owner",)
+    return Change("~", *key, (*differences(before.body, after.body), *moved))
+
+
+def differences(before: object, after: object, path: str = "") -> Iterator[str]:
+    """Paths ("accounts.app_ro.password") at which two bodies differ; never what is there."""
+    if before == after:
+        return
+    old, new = _members(before), _members(after)
+    if old is None or new is None:
+        yield path
+        return
+    for name in sorted(old.keys() | new.keys()):
+        below = f"{path}.{name}" if path else name
+        yield from differences(old.get(name), new.get(name), below)
+
+
+def _members(value: object) -> Mapping[str, object] | None:
+    """What a path can go on into: objects, and lists of objects by name, else by place."""
+    if isinstance(value, Mapping):
+        return None if SEALED in value else value
+    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        return {str(item.get("name", place)): item for place, item in enumerate(value)}
+    return None
+
+
+def _shown(name: str, found: StoredObject) -> dict[str, Any]:
+    """An object as anybody may see it."""
+    shown = {"name": name, **_masked(found.body)}
+    return shown if found.owner is None else {**shown, "owner": found.owner}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if SEALED in value:
+            return {key: "(set)" if key == SEALED else item for key, item in value.items()}
+        return {key: _masked(item) for key, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
