@@ -1,0 +1,110 @@
+"""Judges a transcript: is it all there, and is it what was written?"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from gateway.record.format import MAGIC, SEAL, Batch, BatchReader, Damaged, Seal, Tags, statement
+from gateway.record.reader import batches, locked
+
+Status = Literal["ok", "open", "truncated", "altered"]
+
+
+@frozen
+class Verdict:
+    """``records``: how many hold; ``sealed_bytes``: how much of the file a seal covers."""
+
+    status: Status
+    detail: str
+    records: int
+    sealed_bytes: int
+
+
+def verify(
+    path: Path,
+    public_key: Ed25519PublicKey,
+    mac_secret: bytes,
+    expected_digest: str | None = None,
+) -> Verdict:
+    """Check every tag and every seal of a transcript; its name says which session it is.
+
+    :param expected_digest: hex, what the session index knows of an ended session's
+    :raises OSError: it cannot be read
+    """
+    judge = _Judge(path.stem, public_key, Tags(mac_secret, path.stem))
+    reader = BatchReader()
+    with path.open("rb") as file:
+        live = locked(file)  # asked first: it may be whole by the time it has been read
+        try:
+            for batch in batches(file, reader):
+                judge.take(batch)
+        except Damaged as damage:
+            return judge.verdict("altered", str(damage))
+    if not judge.last:
+        if expected_digest:
+            return judge.verdict("altered", "the session has ended, its transcript has not")
+        return _unfinished(judge, reader, live)
+    if reader.torn:
+        return judge.verdict("altered", "something follows the last seal")
+    if expected_digest and not hmac.compare_digest(judge.digest.hex(), expected_digest):
+        return judge.verdict("altered", "not the transcript that the session index knows")
+    return judge.verdict("ok", "")
+
+
+def _unfinished(judge: _Judge, reader: BatchReader, live: bool) -> Verdict:
+    if live:
+        return judge.verdict("open", "still being written")
+    torn = " inside a write" if reader.torn else ""
+    return judge.verdict("truncated", f"ends{torn} at {reader.offset} bytes without a last seal")
+
+
+class _Judge:
+    """Follows tags and seals from batch to batch."""
+
+    def __init__(self, session_id: str, public_key: Ed25519PublicKey, tags: Tags) -> None:
+        self.last = False
+        self.digest = b""
+        self._session_id = session_id
+        self._public_key = public_key
+        self._tags = tags
+        self._hash = hashlib.sha256(MAGIC)
+        self._seals = 0
+        self._records = 0
+        self._sealed = 0
+
+    def take(self, batch: Batch) -> None:
+        """:raises Damaged: it was not written here, by us, for this session"""
+        if self.last:
+            raise Damaged("something follows the last seal")
+        if not hmac.compare_digest(self._tags.next(batch.body), batch.tag):
+            raise Damaged(f"the batch at {batch.offset} is not what was written")
+        records = list(batch.records())
+        if records and records[0].kind == SEAL:
+            self._seal(Seal.parse(records[0].payload), batch.offset)
+        else:
+            self._records += len(records)
+        self._hash.update(batch.raw)
+        if self._sealed == batch.offset:
+            self._sealed += len(batch.raw)
+
+    def _seal(self, seal: Seal, offset: int) -> None:
+        self.digest = self._hash.digest()
+        facts = statement(self._session_id, self._seals, offset, self.digest, seal.last)
+        try:
+            self._public_key.verify(seal.signature, facts)
+        except InvalidSignature:
+            raise Damaged(f"the seal at {offset} is not ours") from None
+        self._hash = hashlib.sha256(self.digest)
+        self._seals += 1
+        self._sealed = offset
+        self.last = seal.last
+
+    def verdict(self, status: Status, detail: str) -> Verdict:
+        return Verdict(status, detail, self._records, self._sealed)

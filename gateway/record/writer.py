@@ -1,0 +1,277 @@
+"""Writes transcripts: one file a session, ``ROOT/YYYY/MM/DD/SESSION.gwt``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from attrs import asdict
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.logger import Logger
+
+from gateway.contracts import SessionLog
+from gateway.errors import NotRecorded
+from gateway.model import End, SessionInfo
+from gateway.record.format import SUFFIX
+from gateway.record.log import FileLog, Keys, private_directories
+
+FACTS = ("id", "user", "resource", "account", "target", "protocol", "source", "started")
+LEAST_FREE = 1 << 20  # bytes: with less than a few sessions' worth, new ones are not begun
+
+Resume = Callable[[], None]
+Failed = Callable[[str, NotRecorded], None]
+
+log = Logger()
+
+
+class FileRecorder:
+    """A :class:`gateway.contracts.Recorder`.
+
+    :param durability: "os": a commit has reached the operating system; "disk": the disk
+    :param required: False: sessions go on where they cannot be recorded, with a warning
+    :param failed: told of a session whose log failed outside a call of its own (a tick, an
+        fsync); nothing held for it is ever released
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        signing_key: Ed25519PrivateKey,
+        mac_secret: bytes,
+        durability: str = "os",
+        required: bool = True,
+        failed: Failed = lambda session_id, error: None,
+    ) -> None:
+        self._root = root
+        self._keys = Keys(signing_key, mac_secret)
+        self._disk = Disk(self._lost) if durability == "disk" else None
+        self._required = required
+        self._failed = failed
+        self._open: dict[str, RecordedSession] = {}
+        self._warned = False
+
+    def open(self, info: SessionInfo) -> SessionLog:
+        """Begin a transcript.
+
+        :raises NotRecorded: it cannot be written and recording is required
+        """
+        path = place(self._root, info.id, info.started)
+        header = {name: value for name, value in asdict(info).items() if name in FACTS}
+        try:
+            file = FileLog(path, self._keys, header)
+            if self._disk is not None:
+                _sync_directory(path.parent)
+        except NotRecorded as unwritable:
+            return self._unrecorded(unwritable)
+        except OSError as error:
+            file.abandon()
+            return self._unrecorded(NotRecorded(f"{path}: {error.strerror}"))
+        session = RecordedSession(file, self._disk, self._open)
+        return session if self._required else Lenient(session, self._warn)
+
+    def tick(self) -> None:
+        """Each second: leftovers are written and seals made, for all open transcripts."""
+        for session in list(self._open.values()):
+            try:
+                session.file.tick()
+            except NotRecorded as unwritable:
+                self._lost(session, unwritable)
+
+    def unwritable(self) -> str | None:
+        """Why new sessions could not be recorded; None: they can. Cheap."""
+        try:
+            private_directories(self._root)
+            free = os.statvfs(self._root)
+        except OSError as error:
+            return f"transcripts: {error.strerror}"
+        if not os.access(self._root, os.W_OK | os.X_OK):
+            return "transcripts: permission denied"
+        return None if free.f_bavail * free.f_frsize >= LEAST_FREE else "transcripts: disk full"
+
+    def _lost(self, session: RecordedSession, error: NotRecorded) -> None:
+        self._open.pop(session.file.id, None)
+        if self._required:
+            log.error("Recording fails: {why}", why=error.detail)
+            self._failed(session.file.id, error)
+        else:
+            self._warn(error)
+
+    def _unrecorded(self, error: NotRecorded) -> SessionLog:
+        if self._required:
+            raise error
+        self._warn(error)
+        return Lenient(None, self._warn)
+
+    def _warn(self, error: NotRecorded) -> None:
+        if not self._warned:
+            log.warn("Sessions run unrecorded: {why}", why=error.detail)
+        self._warned = True
+
+
+class RecordedSession:
+    """A :class:`gateway.contracts.SessionLog` on a file."""
+
+    __slots__ = ("_disk", "_others", "add", "file", "synced")
+
+    def __init__(
+        self, file: FileLog, disk: Disk | None, others: dict[str, RecordedSession]
+    ) -> None:
+        self.file = file
+        self.synced = 0  # bytes known to be on the disk
+        self.add = file.add
+        self._disk = disk
+        self._others = others
+        others[file.id] = self
+
+    def commit(self, resume: Resume) -> bool:
+        self.file.flush()
+        if self._disk is None or self.synced == self.file.length:
+            return True
+        self._disk.wait(self, resume)
+        return False
+
+    def close(self, end: End, statements: int, bytes_in: int, bytes_out: int) -> str:
+        try:
+            digest = self.file.finish(end, statements, bytes_in, bytes_out)
+            if self._disk is not None:
+                self.file.sync()
+        except OSError as error:
+            raise NotRecorded(f"transcript {self.file.id}: {error.strerror}") from error
+        finally:
+            self._others.pop(self.file.id, None)
+            self.file.abandon()
+        return digest
+
+
+class Lenient:
+    """A log that is not required: what cannot be recorded is dropped, after a warning."""
+
+    def __init__(self, session: RecordedSession | None, warn: Callable[[NotRecorded], None]):
+        self._session = session
+        self._warn = warn
+
+    def add(self, kind: int, payload: bytes) -> None:
+        if self._session is not None:
+            try:
+                self._session.add(kind, payload)
+            except NotRecorded as unwritable:
+                self._drop(unwritable)
+
+    def commit(self, resume: Resume) -> bool:
+        if self._session is not None:
+            try:
+                return self._session.commit(resume)
+            except NotRecorded as unwritable:
+                self._drop(unwritable)
+        return True
+
+    def close(self, end: End, statements: int, bytes_in: int, bytes_out: int) -> str:
+        if self._session is not None:
+            try:
+                return self._session.close(end, statements, bytes_in, bytes_out)
+            except NotRecorded as unwritable:
+                self._drop(unwritable)
+        return ""
+
+    def _drop(self, error: NotRecorded) -> None:
+        if self._session is not None:
+            self._session.file.abandon()
+        self._session = None
+        self._warn(error)
+
+
+class Disk:
+    """Brings files to the disk in one thread; who waits meanwhile shares the next round."""
+
+    def __init__(self, lost: Callable[[RecordedSession, NotRecorded], None]) -> None:
+        self._lost = lost
+        self._waiting: dict[RecordedSession, list[Resume]] = {}
+        self._busy = False
+        self._thread = ThreadPoolExecutor(1, "transcripts")
+
+    def wait(self, session: RecordedSession, resume: Resume) -> None:
+        """Call *resume* from the event loop once what *session* has written is durable."""
+        self._waiting.setdefault(session, []).append(resume)
+        if not self._busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        lengths = {session: session.file.length for session in waiting}
+        self._busy = True
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            errors = {session: error for session in waiting if (error := _sync(session))}
+            with suppress(RuntimeError):  # the loop is gone, and so are those who waited
+                loop.call_soon_threadsafe(self._done, waiting, lengths, errors)
+
+        self._thread.submit(work)
+
+    def _done(
+        self,
+        waiting: dict[RecordedSession, list[Resume]],
+        lengths: dict[RecordedSession, int],
+        errors: dict[RecordedSession, OSError],
+    ) -> None:
+        self._busy = False
+        for session, resumes in waiting.items():
+            if session in errors:
+                self._fail(session, errors[session])
+            else:
+                session.synced = lengths[session]
+                for resume in resumes:
+                    resume()
+        if self._waiting and not self._busy:
+            self._begin()
+
+    def _fail(self, session: RecordedSession, error: OSError) -> None:
+        """After a failed fsync the pages may be gone: nothing more is taken (fail closed)."""
+        if session.file.failed is None:
+            session.file.fail(f"transcript {session.file.id}: {error.strerror}")
+            self._lost(session, NotRecorded(str(session.file.failed)))
+
+
+def _sync(session: RecordedSession) -> OSError | None:
+    try:
+        session.file.sync()
+    except OSError as error:
+        return error
+    return None
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def place(root: Path, session_id: str, started: float) -> Path:
+    """Where the transcript of a session lies that began at *started* (epoch seconds)."""
+    day = datetime.fromtimestamp(started, UTC)
+    return root / f"{day:%Y}" / f"{day:%m}" / f"{day:%d}" / f"{session_id}{SUFFIX}"
+
+
+def purge(root: Path, before: date) -> int:
+    """Remove the days before *before*; returns how many there were."""
+    gone = 0
+    for day in root.glob("[0-9]*/[0-9]*/[0-9]*"):
+        try:
+            begun = date(*(int(part) for part in day.relative_to(root).parts))
+        except ValueError:
+            continue  # not ours
+        if begun < before:
+            shutil.rmtree(day)
+            gone += 1
+            for parent in (day.parent, day.parent.parent):
+                with suppress(OSError):  # other days are still there
+                    parent.rmdir()
+    return gone
