@@ -88,11 +88,10 @@ class _Judge:
         records = list(batch.records())
         if records and records[0].kind == SEAL:
             self._seal(Seal.parse(records[0].payload), batch.offset)
+            self._sealed = batch.offset + len(batch.raw)
         else:
             self._records += len(records)
         self._hash.update(batch.raw)
-        if self._sealed == batch.offset:
-            self._sealed += len(batch.raw)
 
     def _seal(self, seal: Seal, offset: int) -> None:
         self.digest = self._hash.digest()
@@ -103,7 +102,6 @@ class _Judge:
             raise Damaged(f"the seal at {offset} is not ours") from None
         self._hash = hashlib.sha256(self.digest)
         self._seals += 1
-        self._sealed = offset
         self.last = seal.last
 
     def verdict(self, status: Status, detail: str) -> Verdict:
