@@ -60,7 +60,7 @@ class FileAudit:
         self._file.abandon()
 
     def _begin(self) -> FileLog:
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(4)}"
         header = {"kind": "audit", "id": name, "started": _stamp()}
         return FileLog(self._root / f"{name}{SUFFIX}", self._keys, header)
 
