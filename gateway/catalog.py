@@ -23,7 +23,8 @@ from gateway.store import Bodies, Changes, Store, StoredObject
 T = TypeVar("T")
 Key = tuple[str, str]  # kind, name
 
-SEALED = "sealed"  # the member of a body's secret that holds it; the rest says where it is from
+SECRETS = frozenset({"password", "private_key"})  # members of bodies that are never shown
+ORIGINS = ("file", "env")  # members of a secret that say where it was read
 BY_HAND = "gateway"  # the actor in the audit log where no objects file is: the command
 
 
@@ -274,7 +275,7 @@ def differences(before: object, after: object, path: str = "") -> Iterator[str]:
     if before == after:
         return
     old, new = _members(before), _members(after)
-    if old is None or new is None:
+    if old is None or new is None or path.rpartition(".")[2] in SECRETS:
         yield path
         return
     for name in sorted(old.keys() | new.keys()):
@@ -285,7 +286,7 @@ def differences(before: object, after: object, path: str = "") -> Iterator[str]:
 def _members(value: object) -> Mapping[str, object] | None:
     """What a path can go on into: objects, and lists of objects by name, else by place."""
     if isinstance(value, Mapping):
-        return None if SEALED in value else value
+        return value
     if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
         return {str(item.get("name", place)): item for place, item in enumerate(value)}
     return None
@@ -299,7 +300,13 @@ def _shown(name: str, found: StoredObject) -> dict[str, Any]:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, Mapping):
-        if SEALED in value:
-            return {key: "(set)" if key == SEALED else item for key, item in value.items()}
-        return {key: _masked(item) for key, item in value.items()}
+        return {key: _set(item) if key in SECRETS else _masked(item) for key, item in value.items()}
     return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _set(secret: object) -> str | None:
+    """That there is one, and where it was read; whatever else is stored of it stays hidden."""
+    if secret is None:
+        return None
+    members = secret if isinstance(secret, Mapping) else {}
+    return " ".join(("(set)", *(f"{how} {members[how]}" for how in ORIGINS if how in members)))
