@@ -49,6 +49,10 @@ class Change:
     name: str
     paths: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        what = f"{self.sign} {self.kind} {self.name}"
+        return f"{what} ({', '.join(self.paths)})" if self.paths else what
+
 
 @frozen
 class Plan:
@@ -151,7 +155,8 @@ class Catalog:
             except BadFile as bad:
                 problems.extend(bad.problems)
             else:
-                settled[key] = StoredObject(owner or (before.owner if before else None), body)
+                kept = before.owner if before else None
+                settled[key] = StoredObject(owner or kept, _still_disabled(document, before, body))
         if problems:
             raise BadFile(tuple(problems))
         return settled
@@ -221,7 +226,7 @@ class Catalog:
         if not plan.changes:
             return
         snapshot = await self._snapshot(plan.after(), plan.version + 1)
-        listed = [f"{change.sign} {change.kind} {change.name}" for change in plan.listed()]
+        listed = [str(change) for change in plan.listed()]
         noted = self._audit.write("objects.changed", actor=actor, changes=listed)
         try:
             await self._store.replace(plan.version, plan.changes)
@@ -238,6 +243,14 @@ class Catalog:
 async def _whole(work: Coroutine[Any, Any, T]) -> T:
     """A caller who goes away must not leave a change stored and not seen."""
     return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _still_disabled(document: Document, before: StoredObject | None, body: Body) -> Body:
+    """Who was disabled by hand stays so, until a hand or the file itself says otherwise."""
+    silent = document.kind == "users" and "disabled" not in document.marks
+    if silent and before is not None and before.body.get("disabled"):
+        return {**body, "disabled": True}
+    return body
 
 
 def _find(stored: Bodies, key: Key) -> StoredObject | None:

@@ -217,6 +217,7 @@ async def test_single_steps(tmp_path: Path) -> None:
         await apply(catalog, ALL, "f")
         await catalog.set_disabled("alice", True)
         assert catalog.snapshot.users["alice"].disabled
+        assert await apply(catalog, ALL, "f") == [], "the file does not let her in again"
         await catalog.set_disabled("alice", False)
         assert not catalog.snapshot.users["alice"].disabled
         await catalog.set_password("alice", "correct horse")
