@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ from gateway.errors import NotRecorded
 from gateway.model import End, SessionInfo
 from gateway.record.format import SUFFIX
 from gateway.record.log import FileLog, Keys, private_directories
+from gateway.record.reader import locked
 
 FACTS = ("id", "user", "resource", "account", "target", "protocol", "source", "started")
 LEAST_FREE = 1 << 20  # bytes: with less than a few sessions' worth, new ones are not begun
@@ -50,7 +50,8 @@ class FileRecorder:
     ) -> None:
         self._root = root
         self._keys = Keys(signing_key, mac_secret)
-        self._disk = Disk(self._lost) if durability == "disk" else None
+        self._disk = Disk(self._lost, required) if durability == "disk" else None
+        self._synced = root  # the directory whose entries above it are on the disk
         self._required = required
         self._failed = failed
         self._open: dict[str, RecordedSession] = {}
@@ -66,7 +67,7 @@ class FileRecorder:
         try:
             file = FileLog(path, self._keys, header)
             if self._disk is not None:
-                _sync_directory(path.parent)
+                self._sync_entry(path.parent)
         except NotRecorded as unwritable:
             return self._unrecorded(unwritable)
         except OSError as error:
@@ -84,7 +85,12 @@ class FileRecorder:
                 self._lost(session, unwritable)
 
     def unwritable(self) -> str | None:
-        """Why new sessions could not be recorded; None: they can. Cheap."""
+        """Why new sessions would be refused for want of a transcript; None: they would not.
+
+        Cheap.
+        """
+        if not self._required:
+            return None
         try:
             private_directories(self._root)
             free = os.statvfs(self._root)
@@ -93,6 +99,14 @@ class FileRecorder:
         if not os.access(self._root, os.W_OK | os.X_OK):
             return "transcripts: permission denied"
         return None if free.f_bavail * free.f_frsize >= LEAST_FREE else "transcripts: disk full"
+
+    def _sync_entry(self, day: Path) -> None:
+        """:raises OSError: the disk does not know of the files in *day*"""
+        _sync_directory(day)
+        if day != self._synced:  # each level may be new, and is an entry in the one above
+            for directory in (day.parent, day.parent.parent, self._root, self._root.parent):
+                _sync_directory(directory)
+            self._synced = day
 
     def _lost(self, session: RecordedSession, error: NotRecorded) -> None:
         self._open.pop(session.file.id, None)
@@ -189,8 +203,11 @@ class Lenient:
 class Disk:
     """Brings files to the disk in one thread; who waits meanwhile shares the next round."""
 
-    def __init__(self, lost: Callable[[RecordedSession, NotRecorded], None]) -> None:
+    def __init__(
+        self, lost: Callable[[RecordedSession, NotRecorded], None], required: bool
+    ) -> None:
         self._lost = lost
+        self._required = required
         self._waiting: dict[RecordedSession, list[Resume]] = {}
         self._busy = False
         self._thread = ThreadPoolExecutor(1, "transcripts")
@@ -226,6 +243,7 @@ class Disk:
                 self._fail(session, errors[session])
             else:
                 session.synced = lengths[session]
+            if session not in errors or not self._required:
                 for resume in resumes:
                     resume()
         if self._waiting and not self._busy:
@@ -261,7 +279,10 @@ def place(root: Path, session_id: str, started: float) -> Path:
 
 
 def purge(root: Path, before: date) -> int:
-    """Remove the days before *before*; returns how many there were."""
+    """Remove the transcripts that were last written before *before*; how many there were.
+
+    A session that still runs keeps its own, however long ago it began.
+    """
     gone = 0
     for day in root.glob("[0-9]*/[0-9]*/[0-9]*"):
         try:
@@ -269,9 +290,21 @@ def purge(root: Path, before: date) -> int:
         except ValueError:
             continue  # not ours
         if begun < before:
-            shutil.rmtree(day)
-            gone += 1
-            for parent in (day.parent, day.parent.parent):
-                with suppress(OSError):  # other days are still there
-                    parent.rmdir()
+            gone += sum(_purged(path, before) for path in day.glob(f"*{SUFFIX}"))
+            for directory in (day, day.parent, day.parent.parent):
+                with suppress(OSError):  # others are still there
+                    directory.rmdir()
     return gone
+
+
+def _purged(path: Path, before: date) -> bool:
+    try:
+        with path.open("rb") as file:
+            written = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC).date()
+            if written >= before or locked(file):
+                return False
+        path.unlink()
+    except OSError as error:
+        log.warn("{path} is past its retention and stays: {why}", path=path, why=error.strerror)
+        return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from gateway.record.format import CLIENT, SEAL
 from gateway.record.format import END as END_KIND
 from gateway.record.reader import records
 from gateway.record.writer import FileRecorder, purge
-from tests.record.files import END, KEY, SECRET, info, judged, never, path_of, speak
+from tests.record.files import END, KEY, SECRET, STARTED, info, judged, never, path_of, speak
 from tests.support import asyncio_test
 
 
@@ -153,20 +153,79 @@ async def test_what_the_disk_refuses_is_never_released(tmp_path: Path, monkeypat
         log.close(END, 0, 0, 0)
 
 
+@asyncio_test
+async def test_where_it_is_not_required_a_broken_disk_releases_what_it_held(
+    tmp_path: Path, monkeypatch
+) -> None:
+    log = recorder(tmp_path, durability="disk", required=False).open(info())
+
+    def broken(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    released = asyncio.Event()
+    log.add(CLIENT, b"x")
+    assert not log.commit(released.set)
+    async with asyncio.timeout(10):
+        await released.wait()
+    log.add(CLIENT, b"y")
+    assert log.commit(never)
+    assert log.close(END, 0, 0, 0) == ""
+
+
+def test_each_new_directory_is_on_the_disk_once(tmp_path: Path, monkeypatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").resolve())
+    )
+    root = tmp_path / "root"
+    recording = recorder(root, durability="disk")
+    recording.open(info("aa"))
+    day = root / "2026" / "11" / "18"
+    assert synced == [day, day.parent, day.parent.parent, root, tmp_path]
+    recording.open(info("bb"))
+    assert synced[5:] == [day]
+
+
+WRITTEN = datetime(2026, 2, 1, 12, tzinfo=UTC).timestamp()
+
+
 def test_what_is_past_its_retention_goes(tmp_path: Path) -> None:
     for day in ("2026/01/31", "2026/02/01", "2026/02/02"):
         (tmp_path / day).mkdir(parents=True)
         (tmp_path / day / "s.gwt").write_bytes(b"")
+        os.utime(tmp_path / day / "s.gwt", (WRITTEN, WRITTEN))
     (tmp_path / "2026/99/99").mkdir(parents=True)
     assert purge(tmp_path, date(2026, 2, 2)) == 2
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
     assert left == {"2026/02", "2026/99"}
 
 
+def test_what_is_still_written_or_was_lately_stays(tmp_path: Path) -> None:
+    recording = recorder(tmp_path)
+    live, ended = recording.open(info("aa")), recording.open(info("bb"))
+    ended.close(END, 0, 0, 0)
+
+    def left(written: float) -> set[str]:
+        for path in tmp_path.rglob("*.gwt"):
+            os.utime(path, (written, written))
+        purge(tmp_path, date(2026, 11, 20))
+        return {path.stem for path in tmp_path.rglob("*.gwt")}
+
+    day = 86400
+    assert left(STARTED + 2 * day) == {"aa", "bb"}, "written after they began"
+    assert left(STARTED) == {"aa"}, "still written"
+    assert judged(path_of(tmp_path, "aa")).status == "open"
+    live.close(END, 0, 0, 0)
+    assert left(STARTED) == set()
+    assert not list(tmp_path.iterdir())
+
+
 def test_whether_it_can_be_written(tmp_path: Path, monkeypatch) -> None:
     assert recorder(tmp_path / "new").unwritable() is None
     (tmp_path / "file").write_text("")
     assert recorder(tmp_path / "file" / "below").unwritable() is not None
+    assert recorder(tmp_path / "file" / "below", required=False).unwritable() is None
     monkeypatch.setattr(writer, "LEAST_FREE", 1 << 62)
     assert recorder(tmp_path).unwritable() == "transcripts: disk full"
 
