@@ -13,6 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from struct import Struct
 
 from gateway.pg import bodies
@@ -21,6 +22,7 @@ from gateway.pg.requests import Cut, Event, Item, Requests, Undo, seconds, told_
 from gateway.record.format import CLIENT, COPIED, CUT, END, HEADER, NOTE, ROWS, TARGET, Record
 
 MAX_UNREADY = 1000  # answered statements that wait for a ReadyForQuery: a pipeline without Sync
+MAX_COPIES = 1000  # ended COPYs that wait for their tag: CopyDone without a COPY costs 5 bytes
 MAX_PENDING = 100_000  # requests without an answer: more do not fit into the sockets between
 
 _copied = Struct(">BQQ")
@@ -120,8 +122,17 @@ class Events:
             self._copy("out", size, count)  # each message is a row
             return
         copy = self._copy("in", size, None)  # cut anyhow: only the tag knows the rows
+        if not self._awaits_tag():
+            return
         copy.done = False
         self._copies.append(copy)
+        if len(self._copies) > MAX_COPIES:
+            self._copies.popleft().done = True
+
+    def _awaits_tag(self) -> bool:
+        """False: the target had refused the COPY before the client was through with it, and
+        the next tag is another's. One further behind is told without its rows."""
+        return any(item.kind in b"QE" for item in islice(self._pending, MAX_COPIES))
 
     def _copy(self, direction: str, size: int | None, rows: int | None) -> Item:
         return self._tell("copy", {"direction": direction, "bytes": size, "rows": rows})

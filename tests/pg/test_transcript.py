@@ -269,6 +269,35 @@ DIALOGUES: dict[str, tuple[list[tuple[int, bytes]], list[tuple[Any, ...]]]] = {
             ("next", [], "SELECT 1", 1, "idle"),
         ],
     ),
+    "copy in that fails before the client is through takes nobody's rows": (
+        [
+            (CLIENT, query("COPY a")),
+            (TARGET, COPY_IN),
+            (TARGET, error("22P02", "bad") + ready()),
+            (COPIED, copied(0, 9, 900)),
+            (CLIENT, COPY_DONE),
+            (CLIENT, query("COPY b")),
+            (TARGET, COPY_IN),
+            (COPIED, copied(0, 2, 4)),
+            (CLIENT, COPY_DONE),
+            (TARGET, tag("COPY 2") + ready()),
+        ],
+        [
+            ("COPY a", [], "22P02", None, "idle"),
+            ("copy", "in", 900, None),
+            ("COPY b", [], "COPY 2", 2, "idle"),
+            ("copy", "in", 4, 2),
+        ],
+    ),
+    "copy in, all sent ahead": (
+        [
+            (CLIENT, query("COPY a")),
+            (COPIED, copied(0, 2, 4)),
+            (CLIENT, COPY_DONE),
+            (TARGET, COPY_IN + tag("COPY 2") + ready()),
+        ],
+        [("COPY a", [], "COPY 2", 2, "idle"), ("copy", "in", 4, 2)],
+    ),
     "copy out": (
         [
             (CLIENT, query("COPY t TO STDOUT")),
@@ -413,6 +442,15 @@ def test_requests_without_answers_are_not_held_for_ever(monkeypatch: pytest.Monk
     monkeypatch.setattr(transcript, "MAX_UNREADY", 5)
     session = Events()
     assert len(session.feed(Record(CLIENT, 0, query("q") * 100))) == 85
+
+
+def test_copies_without_a_tag_are_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript, "MAX_COPIES", 5)
+    session = Events()
+    session.feed(Record(CLIENT, 0, query("SELECT pg_sleep(9)")))
+    for _ in range(100):
+        session.feed(Record(COPIED, 0, copied(0, 0, 0)))
+    assert len(session._copies) == 5
 
 
 FRAMES = st.lists(
