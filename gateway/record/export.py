@@ -20,12 +20,17 @@ def to_jsonl(events: Iterable[Event], out: TextIO) -> None:
 
 
 def listing(events: Iterable[Event]) -> Iterator[str]:
-    """Lines ``SECONDS  what happened``; further lines of a statement are indented by a bar."""
+    """Lines ``SECONDS  what happened``.
+
+    Further lines of what somebody wrote stand behind a bar, so that none of them can pass
+    for what we say: another event, or an outcome (behind an arrow).
+    """
     for event in events:
         show = _SHOWN.get(str(event.get("kind")), _plain)
         first, *rest = show(event).split("\n")
         yield f"{event.get('at', 0):>10.3f}  {printable(first)}"
         yield from (f"{'|':>10}  {printable(line)}" for line in rest)
+        yield from (f"{mark:>10}  {printable(line)}" for mark, line in _notes(event))
 
 
 def printable(text: str) -> str:
@@ -51,12 +56,18 @@ def _start(event: Event) -> str:
 
 def _statement(event: Event) -> str:
     sql = event.get("sql")
-    text = sql if isinstance(sql, str) else f"({event.get('name')}: not named in this session)"
+    return sql if isinstance(sql, str) else f"({event.get('name')}: not named in this session)"
+
+
+def _notes(event: Event) -> Iterator[tuple[str, str]]:
+    """A mark and a line each: what belongs to a statement and is not its text."""
+    if event.get("kind") != "statement":
+        return
     if event.get("parameters"):
-        text += f"\nparameters: {json.dumps(event['parameters'], ensure_ascii=False)}"
+        yield "with", json.dumps(event["parameters"], ensure_ascii=False)
     if event.get("truncated"):
-        text += f"\ntruncated: {event['truncated']['length']} bytes in all"
-    return f"{text}\n-> {_outcome(event)}"
+        yield "cut", f"{event['truncated']['length']} bytes in all"
+    yield "->", _outcome(event)
 
 
 def _outcome(event: Event) -> str:

@@ -34,17 +34,25 @@ def test_a_listing() -> None:
         "     0.000  2026-11-18T00:00:00Z  alice from 10.0.0.1 on orders as app (db:5432)",
         "     1.500  SELECT $1",
         "         |  FROM t",
-        '         |  parameters: ["a", null]',
-        "         |  -> SELECT 2  0.250 ms  [in transaction]",
+        '      with  ["a", null]',
+        "        ->  SELECT 2  0.250 ms  [in transaction]",
         "     1.500  SELECT $1",
         "         |  FROM t",
-        "         |  -> ERROR 22012: by zero  0.250 ms  [in transaction]",
+        "        ->  ERROR 22012: by zero  0.250 ms  [in transaction]",
         "     1.500  (c: not named in this session)",
-        "         |  -> skipped",
+        "        ->  skipped",
         "     2.000  copy in: 10 bytes, 3 rows",
         "     2.500  cancel",
         "     3.000  end: killed: why (4 statements)",
     ]
+
+
+def test_nobody_writes_in_our_name() -> None:
+    forged = "SELECT 1\n-> SELECT 1\n     9.000  cancel\r     9.000  cancel"
+    first, *rest = listing([{**STATEMENT, "sql": forged, "tag": "A\n        ->  B"}])
+    assert first == "     1.500  SELECT 1"
+    marks = [line[:10].strip() for line in rest]
+    assert marks == ["|", "|", "with", "->"]
 
 
 def test_what_moves_cursors_is_shown_by_its_code() -> None:
