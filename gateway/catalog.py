@@ -25,6 +25,7 @@ Key = tuple[str, str]  # kind, name
 
 SECRETS = frozenset({"password", "private_key"})  # members of bodies that are never shown
 ORIGINS = ("file", "env")  # members of a secret that say where it was read
+BY_HAND_ONLY = ("password", "disabled")  # members of users that commands of their own change
 BY_HAND = "gateway"  # the actor in the audit log where no objects file is: the command
 
 
@@ -156,7 +157,7 @@ class Catalog:
                 problems.extend(bad.problems)
             else:
                 kept = before.owner if before else None
-                settled[key] = StoredObject(owner or kept, _still_disabled(document, before, body))
+                settled[key] = StoredObject(owner or kept, _kept(document, before, body))
         if problems:
             raise BadFile(tuple(problems))
         return settled
@@ -245,12 +246,16 @@ async def _whole(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _still_disabled(document: Document, before: StoredObject | None, body: Body) -> Body:
-    """Who was disabled by hand stays so, until a hand or the file itself says otherwise."""
-    silent = document.kind == "users" and "disabled" not in document.marks
-    if silent and before is not None and before.body.get("disabled"):
-        return {**body, "disabled": True}
-    return body
+def _kept(document: Document, before: StoredObject | None, body: Body) -> Body:
+    """What a hand gave a user and the file is silent about: a password, being disabled.
+
+    Otherwise a file applied at each start would take back what ``gateway passwd`` and
+    ``gateway users disable`` did.
+    """
+    if document.kind != "users" or before is None:
+        return body
+    silent = {name for name in BY_HAND_ONLY if name not in document.marks}
+    return {**body, **{name: before.body[name] for name in silent & before.body.keys()}}
 
 
 def _find(stored: Bodies, key: Key) -> StoredObject | None:

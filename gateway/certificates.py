@@ -24,7 +24,7 @@ from service_identity.cryptography import (
 
 from gateway import ca
 from gateway.errors import Unreachable
-from gateway.model import Account, TargetTls, TlsMode
+from gateway.model import Account, ServerTls, TargetTls, TlsMode
 
 ALPN = b"postgresql"
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # TLS 1.2; those of TLS 1.3 are all sane
@@ -37,18 +37,6 @@ PrivateKey = (
     | ed25519.Ed25519PrivateKey
     | ed448.Ed448PrivateKey
 )
-
-
-@frozen
-class ServerTls:
-    """What the configuration says; without ``certificate`` and ``key`` the gateway's own CA
-    makes them. ``minimum`` is "1.2" or "1.3"; ``client_ca`` makes client certificates count.
-    """
-
-    certificate: Path | None = None
-    key: Path | None = None
-    client_ca: Path | None = None
-    minimum: str = "1.2"
 
 
 @frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -36,6 +37,50 @@ def contain(hours: Hours, now: datetime) -> bool:
     late = today in hours.days and minute >= hours.start
     early = yesterday in hours.days and minute < hours.end
     return late or early
+
+
+def parse(written: str) -> Hours:
+    """What :func:`text` writes; days in any case, one, a list, or ranges that may wrap.
+
+    :raises ValueError: in words fit to show to whoever wrote it
+    """
+    match written.split():
+        case (days, span, zone):
+            pass
+        case _:
+            raise ValueError("should be like: Mon-Fri 08:00-18:00 Europe/Berlin")
+    if _zone(zone) is None:
+        raise ValueError(f"there is no time zone {zone!r}")
+    found = re.fullmatch(r"(\d\d:\d\d)-(\d\d:\d\d)", span)
+    if found is None:
+        raise ValueError(f"{span!r} should be like 08:00-18:00")
+    start, end = map(_minute, found.groups())
+    if start == 1440:
+        raise ValueError("a day begins at 00:00")
+    return Hours(_weekdays(days), start, end, zone)
+
+
+def _minute(clock: str) -> int:
+    hour, minute = int(clock[:2]), int(clock[3:])
+    if minute > 59 or hour * 60 + minute > 1440:
+        raise ValueError(f"{clock} is no time of a day")
+    return hour * 60 + minute
+
+
+def _weekdays(written: str) -> frozenset[int]:
+    days: set[int] = set()
+    for part in written.split(","):
+        first, dash, last = part.partition("-")
+        start, end = _weekday(first), _weekday(last if dash else first)
+        days |= {day % 7 for day in range(start, end + 1 if start <= end else end + 8)}
+    return frozenset(days)
+
+
+def _weekday(name: str) -> int:
+    try:
+        return DAYS.index(name.capitalize())
+    except ValueError:
+        raise ValueError(f"{name!r} is none of {', '.join(DAYS)}") from None
 
 
 def text(hours: Hours) -> str:

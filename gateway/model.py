@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from types import MappingProxyType
 
 from attrs import field, frozen
@@ -108,6 +109,18 @@ class TargetTls:
 
     mode: TlsMode = TlsMode.VERIFY_FULL
     ca: bytes | None = None
+
+
+@frozen
+class ServerTls:
+    """What the configuration says; without ``certificate`` and ``key`` the gateway's own CA
+    makes them. ``minimum`` is "1.2" or "1.3"; ``client_ca`` makes client certificates count.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    minimum: str = "1.2"
 
 
 @frozen

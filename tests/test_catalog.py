@@ -90,7 +90,7 @@ STEPS = [
     ("again", [(None, ALICE)], (None, ALICE, False), []),
     ("what is not named stays", [(None, ALICE)], (None, BOB, False), ["+ bob"]),
     ("unless pruned", [(None, ALICE)], (None, BOB, True), ["- alice", "+ bob"]),
-    ("changed", [(None, ALICE)], (None, BOTH, False), ["~ alice groups password", "+ bob"]),
+    ("changed", [(None, ALICE)], (None, BOTH, False), ["~ alice groups", "+ bob"]),
     ("a file drops its own", [("f", ALICE)], ("f", BOB, False), ["- alice", "+ bob"]),
     ("not another file's", [("f", ALICE)], ("g", BOB, False), ["+ bob"]),
     ("nor what was made by hand", [(None, ALICE)], ("f", BOB, False), ["+ bob"]),

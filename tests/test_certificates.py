@@ -25,7 +25,6 @@ from OpenSSL import SSL
 
 from gateway.certificates import (
     Certificates,
-    ServerTls,
     certified_names,
     check_name,
     client_context,
@@ -33,7 +32,7 @@ from gateway.certificates import (
     tls_server_end_point,
 )
 from gateway.errors import BadFile, Unreachable
-from gateway.model import Account, Secret, TargetTls, TlsMode
+from gateway.model import Account, Secret, ServerTls, TargetTls, TlsMode
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 NAMES = frozenset({"localhost", "127.0.0.1"})
