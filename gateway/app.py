@@ -6,11 +6,11 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
 from gateway import config, objects
@@ -30,7 +30,7 @@ from gateway.live import Live
 from gateway.model import Snapshot
 from gateway.pg import words
 from gateway.pg.cancel import CancelKeys
-from gateway.pg.dial import PostgresDialer
+from gateway.pg.dial import IReactor, PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.pump import Pump
 from gateway.places import Places
@@ -50,7 +50,7 @@ log = Logger()
 class Gateway:
     """The running daemon, from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, reactor: IReactorCore, path: Path, configuration: Config) -> None:
+    def __init__(self, reactor: IReactor, path: Path, configuration: Config) -> None:
         self._reactor = reactor
         self._path = path
         self._config = configuration
@@ -136,7 +136,7 @@ class Gateway:
         )
         self._metrics.gauge("sessions_live", "Running sessions", lambda: len(self._live))
         self._metrics.gauge("pump_lag_seconds", "Longest wake-up lately", self._pump.take_lag)
-        self._control = Control(self._places.control, self._commands())
+        self._control = Control(self._places.control, self._commands().table())
 
     def _commands(self) -> Commands:
         return Commands(
@@ -190,7 +190,7 @@ class Gateway:
     async def _apply_objects(self) -> None:
         """:raises BadFile: one of the files has mistakes"""
         for path in self._config.objects:
-            documents = objects.parse(path.read_text(), str(path))
+            documents = objects.read(path)
             await self._catalog.apply(documents, owner=str(path))
 
     async def reload(self) -> None:
@@ -236,7 +236,7 @@ class Gateway:
         await asyncio.to_thread(purge, self._places.transcripts, before.date())
         await self._store.forget_sessions(before.timestamp())
 
-    async def _every(self, seconds: float, work: object) -> None:
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
                 await work()

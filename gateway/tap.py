@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from typing import Any, cast
 
 from twisted.application.service import IService, Service
 from twisted.internet import defer
@@ -52,12 +53,13 @@ class Options(usage.Options):
     ]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         _choose_reactor()
 
     def postOptions(self) -> None:
         try:
-            self["configuration"] = config.load(config.locate(self["config"], os.environ))
+            self["path"] = path = config.locate(self["config"], os.environ)
+            self["configuration"] = config.load(path)
         except BadFile as bad:
             for problem in bad.problems:
                 print(problem, file=sys.stderr)
@@ -73,7 +75,7 @@ class GatewayService(Service):
         self._gateway: object | None = None
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         from twisted.internet import reactor
 
         # The asyncio loop runs only once the reactor does.
@@ -84,9 +86,9 @@ class GatewayService(Service):
 
         from gateway.app import Gateway
 
-        self._app = Gateway(reactor, self._path, self._configuration)
+        self._app = Gateway(cast("Any", reactor), self._path, self._configuration)
         self._starting = asyncio.ensure_future(self._start())
-        signal.signal(signal.SIGHUP, self._hang_up)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def _start(self) -> None:
         try:
@@ -98,15 +100,17 @@ class GatewayService(Service):
                 sys.exit, EX_CONFIG if isinstance(failed, BadFile) else 1
             )
 
-    def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        from twisted.internet import reactor
+    def _hang_up(self) -> None:
+        self._reloading = asyncio.ensure_future(self._reload())
 
-        reactor.callFromThread(lambda: asyncio.ensure_future(self._app.reload()))
+    async def _reload(self) -> None:
+        with suppress(GatewayError):  # logged, and all stays as it was
+            await self._app.reload()
 
     def stopService(self) -> defer.Deferred[None]:
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._app.stop()))
 
 
 def makeService(options: Options) -> IService:
-    return GatewayService(Path(str(options["path"])), options["configuration"])
+    return GatewayService(options["path"], options["configuration"])

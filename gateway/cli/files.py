@@ -17,7 +17,7 @@ def check(context: Context) -> None:
 
     path, configuration = context.load()
     for listed in configuration.objects:
-        objects.parse(listed.read_text(), str(listed))
+        objects.read(listed)
     click.echo(f"{path}: fine")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ COLUMNS = {
 }
 
 
-class Kind(click.ParamType):
+class Kind(click.ParamType[str]):
     """A kind of object, in the singular or the plural."""
 
     name = "kind"
@@ -101,7 +102,7 @@ def enable(context: Context, name: str) -> None:
 def passwd(context: Context, name: str, piped: bool) -> None:
     """Set NAME's password. It is never an argument, which others could read."""
     if piped:
-        password = click.get_text_stream("stdin").readline().rstrip("\r\n")
+        password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = click.prompt("New password", hide_input=True, confirmation_prompt=True)
     if not password:

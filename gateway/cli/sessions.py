@@ -6,6 +6,7 @@ import json
 import re
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ COLUMNS = (
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-class Ago(click.ParamType):
+class Ago(click.ParamType[float]):
     """``2h``, ``30m``, ``7d``: a moment that long ago, in seconds since the epoch."""
 
     name = "ago"
@@ -54,7 +55,7 @@ def sessions(
     form: str,
 ) -> None:
     """List sessions, the newest first."""
-    wanted = {"user": user, "resource": resource, "since": since, "limit": limit}
+    wanted: dict[str, Any] = {"user": user, "resource": resource, "since": since, "limit": limit}
     try:
         rows = context.call("sessions", live=live, **wanted)["sessions"]
     except CommandFailed as failed:
@@ -64,7 +65,7 @@ def sessions(
     listing(rows, COLUMNS, form)
 
 
-def _recorded(context: Context, wanted: dict[str, object]) -> list[dict[str, object]]:
+def _recorded(context: Context, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """Without a daemon: what the session index has."""
     from gateway.commands import row
     from gateway.store import read_sessions
