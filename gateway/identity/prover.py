@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from attrs import field, frozen
 
-from gateway.contracts import Edge
+from gateway.contracts import Credentials, Edge
 from gateway.errors import BadProof
 from gateway.identity.password import mock_verifier
-from gateway.model import Ask, Identity, ScramVerifier, Snapshot, User
+from gateway.model import Identity, Snapshot, User
 
 
 @frozen
@@ -22,29 +20,38 @@ class Authenticators:
 
     _secret: bytes = field(repr=False)
 
-    async def prove(self, edge: Edge, ask: Ask, snapshot: Snapshot) -> Identity:
-        """A certificate if it names the user, else a password.
-
-        Unknown, disabled and passwordless users walk the same path as real ones.
+    async def prove(self, edge: Edge, name: str, snapshot: Snapshot) -> Identity:
+        """Unknown, disabled and passwordless users walk the same path as real ones.
 
         :raises BadProof: who they are could not be proved
         """
-        user = snapshot.users.get(ask.user)
-        enabled = user is not None and not user.disabled
-        if enabled and ask.user in edge.certified_names():
-            return Identity(ask.user, "certificate")
-        if user is None or user.disabled or user.password is None:
-            with suppress(BadProof):
-                await edge.password(self._mock(ask.user, user))
+        user = snapshot.users.get(name)
+        credentials = self._credentials(name, user)
+        try:
+            method = await edge.prove(credentials)
+        except BadProof as bad:
+            raise BadProof(_why(user) or bad.detail) from bad
+        if not credentials.enabled or (method == "password" and _passwordless(user)):
             raise BadProof(_why(user))  # even if a mock should ever pass
-        await edge.password(user.password)
-        return Identity(ask.user, "password")
+        return Identity(name, method)
 
-    def _mock(self, name: str, user: User | None) -> ScramVerifier:
-        return mock_verifier(name, self._secret, like=user.password if user else None)
+    def _credentials(self, name: str, user: User | None) -> Credentials:
+        if user is None or user.disabled:
+            like = user.password if user is not None else None
+            mock = mock_verifier(name, self._secret, like=like)
+            return Credentials(name, mock, enabled=False)
+        verifier = user.password or mock_verifier(name, self._secret)
+        return Credentials(name, verifier, user.ssh_keys)
+
+
+def _passwordless(user: User | None) -> bool:
+    return user is None or user.password is None
 
 
 def _why(user: User | None) -> str:
+    """Why nobody could prove to be this one; "" if somebody could."""
     if user is None:
         return "no such user"
-    return "the user is disabled" if user.disabled else "the user has no password"
+    if user.disabled:
+        return "the user is disabled"
+    return "" if user.password or user.ssh_keys else "the user has no password"

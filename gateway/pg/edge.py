@@ -10,7 +10,7 @@ from functools import partial
 from attrs import frozen
 
 from gateway.certificates import Certificates, certified_names
-from gateway.contracts import CancelKey, SessionLog
+from gateway.contracts import CancelKey, Credentials, SessionLog
 from gateway.errors import ProtocolViolation, Refused, TlsRequired
 from gateway.model import Ask, End, Grant, ScramVerifier
 from gateway.pg import frames, words
@@ -110,6 +110,13 @@ class PostgresEdge:
         name = tls.get_servername() if tls is not None else None
         server_name = name.decode("ascii", "replace") if name else None
         return parse_login(self._parameters, server_name, self._door.domain, self._wire.source)
+
+    async def prove(self, credentials: Credentials) -> str:
+        """A certificate if it names the user, else a password."""
+        if credentials.enabled and credentials.user in self.certified_names():
+            return "certificate"
+        await self.password(credentials.verifier)
+        return "password"
 
     def certified_names(self) -> frozenset[str]:
         tls = self._wire.tls

@@ -11,9 +11,9 @@ from typing import NoReturn
 from attrs import frozen
 
 from gateway.errors import NotAllowed, ProtocolViolation
+from gateway.loginname import judged, resource_of, split
 from gateway.model import Ask, Grant, IPAddress, Protocol, Terms
 
-MAX_NAME = 255  # characters of any one name; PostgreSQL's own stop at 63, DNS names at 253
 MAX_APPLICATION_NAME = 63  # bytes; PostgreSQL cuts at NAMEDATALEN - 1
 MAX_TAGGED_USER = 32  # characters of the user in application_name, so that the rest keeps room
 TAGGED_ID = 8  # characters of the session id in application_name: enough to find it by
@@ -21,7 +21,6 @@ MAX_TIMEOUT = 2**31 - 1  # ms; PostgreSQL keeps statement_timeout in an int
 
 _HOW = "name a resource: dbname=RESOURCE, user=USER#RESOURCE, or the host RESOURCE.DOMAIN over TLS"
 
-_MARKS = frozenset("/#:")  # they part a log-in into its names
 _OURS = frozenset({"user", "database", "replication"})
 _APPLICATION = "application_name"
 
@@ -42,36 +41,20 @@ def parse_login(
     :raises NotAllowed: no resource is named, or two different ones are
     """
     login = parameters.get("user", "")
-    who, by_user = _split_login(login)
-    user, slash, account = who.partition("/")
-    by_host = _resource_of(server_name, domain)
+    named = split(login)
+    by_host = resource_of(server_name, domain)
     replication = is_replication(parameters.get("replication", "false"))
-    resource, database = _what(parameters.get("database", ""), login, by_user, by_host)
+    dbname = parameters.get("database", "")
+    resource, database = _what(dbname, login, named.resource, by_host)
     return Ask(
         Protocol.POSTGRESQL,
-        user=_name(user, "user"),
-        resource=_name(resource, "resource"),
+        user=named.user,
+        resource=judged(resource, "resource"),
         source=source,
-        account=_name(account, "account") if slash else None,
-        database=_name(database, "database") if database else None,
+        account=named.account,
+        database=judged(database, "database") if database else None,
         replication=replication,
     )
-
-
-def _split_login(login: str) -> tuple[str, str | None]:
-    """``who[#resource]`` or ``who[:resource]``; *who* may hold an account."""
-    at = min((login.index(mark) for mark in "#:" if mark in login), default=None)
-    if at is None:
-        return login, None
-    return login[:at], _name(login[at + 1 :], "resource")
-
-
-def _resource_of(server_name: str | None, domain: str | None) -> str | None:
-    """What stands before the domain. DNS knows no case, so neither do we."""
-    if not server_name or not domain:
-        return None
-    host, suffix = server_name.rstrip(".").lower(), "." + domain.strip(".").lower()
-    return host.removesuffix(suffix) if host.endswith(suffix) else None
 
 
 def _what(dbname: str, login: str, by_user: str | None, by_host: str | None) -> tuple[str, str]:
@@ -90,8 +73,8 @@ def _what(dbname: str, login: str, by_user: str | None, by_host: str | None) -> 
         return resource, dbname
     if named != resource:
         _disagree(named, resource)
-    if slash and not database:
-        _malformed("database")
+    if slash:
+        judged(database, "database")
     return resource, database
 
 
@@ -106,19 +89,6 @@ def _agreed(by_user: str | None, by_host: str | None) -> str | None:
 def _disagree(one: str, other: str) -> NoReturn:
     words = "two different resources are named"
     raise NotAllowed(f"{words}: {one!a} and {other!a}", words)
-
-
-def _name(text: str, what: str) -> str:
-    """Printable text: a name ends in logs, lists and terminals."""
-    if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
-        _malformed(what)
-    if what != "database" and not _MARKS.isdisjoint(text):
-        _malformed(what)
-    return text
-
-
-def _malformed(what: str) -> NoReturn:
-    raise ProtocolViolation(f"malformed {what} name")
 
 
 def is_replication(value: str) -> bool:

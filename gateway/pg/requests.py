@@ -12,8 +12,8 @@ from attrs import define, field, frozen
 
 from gateway.pg import bodies
 from gateway.pg.bodies import Cursor, Values, words
+from gateway.record.facts import Event, seconds
 
-Event = dict[str, Any]
 Cut = dict[str, Any] | None
 Undo = Callable[[], None]
 T = TypeVar("T")
@@ -226,10 +226,6 @@ def statement(at: int, sql: str | None, cut: Cut) -> Event:
     if cut is not None:
         event["truncated"] = cut
     return event
-
-
-def seconds(at: int) -> float:
-    return round(at / 1e9, 6)
 
 
 def _unknown(name: bytes) -> Prepared:

@@ -9,16 +9,15 @@ raises, whatever the two sides said to one another.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from struct import Struct
 
 from gateway.pg import bodies
 from gateway.pg.bodies import Cursor, words
-from gateway.pg.requests import Cut, Event, Item, Requests, Undo, seconds, told_of
+from gateway.pg.requests import Cut, Item, Requests, Undo, told_of
+from gateway.record.facts import Event, event, seconds
 from gateway.record.format import CLIENT, COPIED, CUT, END, HEADER, NOTE, ROWS, TARGET, Record
 
 MAX_UNREADY = 1000  # answered statements that wait for a ReadyForQuery: a pipeline without Sync
@@ -97,16 +96,11 @@ class Events:
     # -- what the gateway itself says
 
     def _gateways(self, kind: int, payload: bytes) -> None:
-        facts = _object(payload)
-        if kind == HEADER:
-            facts.pop("format", None)
-            facts["started"] = _iso(facts.get("started"))
-            self._tell("start", facts)
-        elif kind == NOTE:
-            self._tell(str(facts.get("kind", "note")), facts)
-        elif kind == END:
+        if kind == END:
             self._give_up()
-            self._tell("end", facts)
+        if kind in (HEADER, NOTE, END):
+            told = event(Record(kind, self._at, payload))
+            self._tell(told["kind"], told)
 
     def _tell(self, kind: str, facts: Event) -> Item:
         rest = {name: value for name, value in facts.items() if name not in ("at", "kind")}
@@ -360,23 +354,6 @@ def _blamed(head: Item, aborted: list[Item]) -> Item:
                 return item
         head.event = told_of(head)
     return head
-
-
-def _iso(started: object) -> object:
-    try:
-        if isinstance(started, int | float):
-            return datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        pass
-    return started
-
-
-def _object(payload: bytes) -> Event:
-    try:
-        value = json.loads(payload)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 _ANSWERS: dict[int, Callable[[Events, bytes], None]] = {

@@ -30,6 +30,8 @@ COPIED  direction u8 (0 client to target, 1 back), CopyData messages u64, bytes 
         a COPY ends
 CUT     a frame beyond the capture cap: direction u8, type u8, length of its body u64,
         SHA-256 of its body (32 bytes), and the first bytes of its body
+OUTPUT  SSH: channel u32, stream u8 (0 stdout, 1 stderr), what the target printed
+INPUT   SSH: channel u32, what was typed at a terminal
 END     JSON object: ``reason detail statements bytes_in bytes_out``
 SEAL    number u32, last u8, signature (64 bytes)
 """
@@ -48,7 +50,7 @@ MAGIC = b"GWTRANS\x01"
 FORMAT = 1
 SUFFIX = ".gwt"
 
-HEADER, NOTE, CLIENT, TARGET, ROWS, COPIED, CUT, END, SEAL = range(1, 10)
+HEADER, NOTE, CLIENT, TARGET, ROWS, COPIED, CUT, END, SEAL, OUTPUT, INPUT = range(1, 12)
 
 TAG = 16  # bytes: 128 bits, as every AEAD tag
 MAX_BATCH = 16 << 20  # 16 MiB: writers flush at 256 KiB, one captured frame is about 1 MiB

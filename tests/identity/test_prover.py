@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 from attrs import define, field, frozen
 
+from gateway.contracts import Credentials
 from gateway.errors import BadProof
 from gateway.identity import Authenticators
 from gateway.identity.password import make_verifier, mock_verifier
-from gateway.model import Ask, Identity, Protocol, ScramVerifier, Snapshot, User
+from gateway.model import Identity, ScramVerifier, Snapshot, User
 from tests.support import asyncio_test
 
 SECRET = b"k" * 32
@@ -32,13 +31,13 @@ class Client:
     knows: ScramVerifier | None = None
     asked: list[ScramVerifier] = field(factory=list)
 
-    def certified_names(self) -> frozenset[str]:
-        return self.names
-
-    async def password(self, verifier: ScramVerifier) -> None:
-        self.asked.append(verifier)
-        if verifier != self.knows:
+    async def prove(self, credentials: Credentials) -> str:
+        if credentials.enabled and credentials.user in self.names:
+            return "certificate"
+        self.asked.append(credentials.verifier)
+        if credentials.verifier != self.knows:
             raise BadProof("wrong")
+        return "password"
 
 
 @frozen
@@ -94,5 +93,4 @@ async def test_a_mock_that_passes_is_still_no_proof() -> None:
 
 
 async def _prove(client: Client, user: str) -> Identity:
-    ask = Ask(Protocol.POSTGRESQL, user, "orders", ip_address("10.0.0.1"))
-    return await Authenticators(SECRET).prove(client, ask, SNAPSHOT)  # type: ignore[arg-type]
+    return await Authenticators(SECRET).prove(client, user, SNAPSHOT)  # type: ignore[arg-type]

@@ -1,0 +1,106 @@
+"""Messages as bytes and back, whole and torn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ProtocolViolation
+from gateway.ssh import messages as m
+from gateway.ssh.messages import Reader, string, uint32
+
+UINT32 = st.integers(0, 2**32 - 1)
+
+# RFC 4254: 5.1, 5.2, 5.3, 5.4.
+VECTORS = {
+    "an open failure": (
+        m.open_failure(7, m.PROHIBITED, "nö"),
+        "5c 00000007 00000001 00000003 6ec3b6 00000000",
+    ),
+    "a channel failure": (m.channel_failure(1 << 31), "64 80000000"),
+    "a close": (m.channel_close(258), "61 00000102"),
+    "data": (m.channel_data(0, b"\0\xff"), "5e 00000000 00000002 00ff"),
+    "no data": (m.channel_data(0, b""), "5e 00000000 00000000"),
+}
+
+
+@pytest.mark.parametrize("case", VECTORS)
+def test_vectors(case: str) -> None:
+    built, expected = VECTORS[case]
+    assert built == bytes.fromhex(expected)
+
+
+PAYLOAD = bytes((m.CHANNEL_REQUEST,)) + uint32(7) + string(b"env") + b"\1" + string(b"") + b"tail"
+FIELDS: list[tuple[Callable[[Reader], object], object]] = [
+    (Reader.uint32, 7),
+    (Reader.string, b"env"),
+    (Reader.boolean, True),
+    (Reader.string, b""),
+    (Reader.rest, b"tail"),
+]
+
+
+def test_fields_in_turn() -> None:
+    fields = Reader(PAYLOAD)
+    assert [read(fields) for read, _ in FIELDS] == [value for _, value in FIELDS]
+    assert m.recipient(PAYLOAD) == 7
+
+
+@pytest.mark.parametrize("length", range(len(PAYLOAD) - len(b"tail")))
+def test_a_message_that_ends_anywhere_too_early(length: int) -> None:
+    fields = Reader(PAYLOAD[:length])
+    with pytest.raises(ProtocolViolation, match="ends too early"):
+        for read, _ in FIELDS:
+            read(fields)
+
+
+@pytest.mark.parametrize("read", [Reader.uint32, Reader.boolean, Reader.string])
+def test_nothing_is_read_behind_the_end(read: Callable[[Reader], object]) -> None:
+    fields = Reader(b"\x62")
+    for _ in range(2):  # and it does not come back
+        with pytest.raises(ProtocolViolation):
+            read(fields)
+    assert fields.rest() == b""
+
+
+@pytest.mark.parametrize("length", [4, 1 << 16, 1 << 31, (1 << 32) - 1])
+def test_a_string_longer_than_its_message(length: int) -> None:
+    with pytest.raises(ProtocolViolation):
+        Reader(b"\x62" + uint32(length) + b"abc").string()
+
+
+@pytest.mark.parametrize("value", [1, 2, 255])
+def test_whatever_is_not_zero_is_true(value: int) -> None:  # RFC 4251, 5
+    assert Reader(bytes((0, value))).boolean() is True
+    assert Reader(bytes((0, 0))).boolean() is False
+
+
+@pytest.mark.parametrize("length", range(5))
+def test_a_message_without_a_whole_channel(length: int) -> None:
+    with pytest.raises(ProtocolViolation):
+        m.recipient(m.channel_close(7)[:length])
+
+
+@given(st.binary(max_size=80), UINT32, st.binary())
+def test_what_is_written_is_read(text: bytes, number: int, tail: bytes) -> None:
+    fields = Reader(b"\x62" + string(text) + uint32(number) + tail)
+    assert (fields.string(), fields.uint32(), fields.rest()) == (text, number, tail)
+
+
+@given(
+    st.binary(max_size=40),
+    st.lists(st.sampled_from([Reader.uint32, Reader.boolean, Reader.string]), max_size=8),
+)
+def test_garbage_is_read_or_a_violation(
+    payload: bytes, reads: list[Callable[[Reader], object]]
+) -> None:
+    fields = Reader(payload)
+    try:
+        for read in reads:
+            read(fields)
+    except ProtocolViolation:
+        pass
+    assert payload.endswith(fields.rest())
