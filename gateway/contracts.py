@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from gateway.errors import Refused
-from gateway.model import Ask, End, Grant, Identity, ScramVerifier, SessionInfo, Snapshot
+from gateway.model import (
+    Ask,
+    End,
+    Grant,
+    Identity,
+    IPAddress,
+    ScramVerifier,
+    SessionInfo,
+    Snapshot,
+)
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -19,7 +28,19 @@ class CancelKey:
     """What a CancelRequest carries instead of an :class:`~gateway.model.Ask`."""
 
     process_id: int
-    secret: bytes
+    secret: bytes = field(repr=False)
+
+
+@frozen
+class Jump:
+    """What a client asks for that names no resource: connections through this one will.
+
+    ``user`` is a claim; ``admit`` opens the way once it is proved.
+    """
+
+    user: str
+    source: IPAddress
+    admit: Callable[[Hops], None] = field(repr=False)
 
 
 class SessionLog(Protocol):
@@ -86,20 +107,45 @@ class Running(Protocol):
         ...
 
 
+@frozen
+class Credentials:
+    """What proves to be *user*; where there is nobody to be, nothing does.
+
+    ``enabled``: False for users that are unknown or disabled. Edges let them walk the same
+    path as others, and believe nothing of it: ``verifier`` fits no password then.
+    """
+
+    user: str
+    verifier: ScramVerifier
+    ssh_keys: tuple[str, ...] = ()
+    enabled: bool = True
+
+
+class Hops(Protocol):
+    """What may be opened through the connection of a proven ``user``."""
+
+    @property
+    def user(self) -> str: ...
+
+    def allows(self, resource: str) -> bool:
+        """Whether there is a point in trying: some account would be allowed."""
+        ...
+
+    def begin(self, edge: Edge) -> None:
+        """Tell the story of a connection inside this one."""
+
+
 class Edge(Protocol):
     """The client's side of one connection, before it is a session."""
 
-    async def ask(self) -> Ask | CancelKey: ...
+    async def ask(self) -> Ask | Jump | CancelKey: ...
 
-    def certified_names(self) -> frozenset[str]:
-        """Names that a verified client certificate carries; empty without one."""
-        ...
-
-    async def password(self, verifier: ScramVerifier) -> None:
-        """Have the client prove knowledge of the password.
+    async def prove(self, credentials: Credentials) -> str:
+        """Have the client prove to be whom *credentials* belong to; by which method it did.
 
         :raises BadProof: it could not
         """
+        ...
 
     async def refuse(self, refusal: Refused, quote: str) -> None:
         """Tell the client no, in its protocol's words, with the audit id to quote; close."""
@@ -121,7 +167,7 @@ class Edge(Protocol):
 
 
 class Prover(Protocol):
-    async def prove(self, edge: Edge, ask: Ask, snapshot: Snapshot) -> Identity:
+    async def prove(self, edge: Edge, user: str, snapshot: Snapshot) -> Identity:
         """:raises BadProof: who they are could not be proved"""
         ...
 
@@ -157,7 +203,7 @@ class Document:
 
     kind: str
     name: str
-    body: Body
+    body: Body = field(repr=False)
     file: str
     marks: Mapping[str, tuple[int, int]]
 

@@ -3,12 +3,13 @@
 One JSON object a line, each way: ``{"command": …, "arguments": {…}}``, answered by
 ``{"result": …}`` or ``{"error": {"code": exit code, "message": …, "problems": […]}}``.
 Only the daemon's own user (and root) is let in: the socket is 0600 in a 0700 directory, and
-the peer's user id is asked of the kernel.
+the peer's user id is asked of the kernel. A lock beside it keeps a second daemon out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
@@ -28,65 +29,63 @@ UNREACHABLE = 69  # sysexits.h: EX_UNAVAILABLE
 BAD_CONFIGURATION = 78  # sysexits.h: EX_CONFIG
 
 MAX_LINE = 1 << 24  # bytes: an objects file of 100,000 users fits
-TIMEOUT = 60.0  # seconds the command line waits: an apply of that file takes a few
+TIMEOUT = 300.0  # seconds the command line waits: an apply of that file takes about 60
 
 log = Logger()
 
 
 class Control:
-    """The daemon's end."""
+    """The daemon's end: :meth:`claim`, :meth:`start`, :meth:`close`."""
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._commands = commands
+        self._commands: Mapping[str, Command] = {}
         self._server: asyncio.Server | None = None
+        self._lock = -1
 
-    async def start(self) -> None:
-        """:raises GatewayError: another daemon answers on the socket already"""
-        self._clear()
-        before = os.umask(0o177)
+    def claim(self) -> None:
+        """Have the directory to ourselves until :meth:`close`, before anything there is touched.
+
+        :raises GatewayError: another daemon has it
+        """
+        lock = _opened(self._path.with_suffix(".lock"))
         try:
-            self._server = await asyncio.start_unix_server(
-                self._serve, str(self._path), limit=MAX_LINE
-            )
-        finally:
-            os.umask(before)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise GatewayError(f"another gateway is running on {self._path.parent}") from None
+        self._lock = lock
+
+    async def start(self, commands: Mapping[str, Command]) -> None:
+        """:raises GatewayError: there cannot be a socket, and why"""
+        self._commands = commands
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=_bound(self._path), limit=MAX_LINE
+        )
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
-
-    def _clear(self) -> None:
-        """Remove the socket of a daemon that was killed."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self._path))
-            except (FileNotFoundError, ConnectionRefusedError):
-                self._path.unlink(missing_ok=True)
-                return
-        raise GatewayError(f"another gateway is running on {self._path.parent}")
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if _peer(writer) in (0, os.geteuid()):
                 while line := await reader.readline():
-                    answer = await self._answer(line)
-                    writer.write(json.dumps(answer).encode() + b"\n")
+                    writer.write(await self._answer(line))
                     await writer.drain()
         except (ConnectionError, ValueError):
             pass  # gone, or a line beyond the limit
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes) -> bytes:
         try:
-            request = json.loads(line)
-            command = self._commands[request["command"]]
-            return {"result": await command(request.get("arguments", {}))}
-        except (KeyError, TypeError, json.JSONDecodeError) as malformed:
-            log.failure("A request on the control socket was not understood")
-            return _error(FAILED, f"not understood: {type(malformed).__name__}")
+            command, arguments = self._request(line)
+            return _line({"result": await command(arguments)})
         except BadFile as bad:
             return _error(BAD_CONFIGURATION, str(bad), bad.problems)
         except GatewayError as failed:
@@ -95,10 +94,49 @@ class Control:
             log.failure("A command on the control socket failed")
             return _error(FAILED, "internal error; the daemon's log has the details")
 
+    def _request(self, line: bytes) -> tuple[Command, Mapping[str, Any]]:
+        """:raises GatewayError: it is none, or one that only another version understands"""
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        match request:
+            case {"command": str(name), "arguments": dict(arguments)}:
+                command = self._commands.get(name)
+            case _:
+                raise GatewayError("not a request: an object with a command and its arguments")
+        if command is None:
+            raise GatewayError(f"the running gateway has no command {name[:40]!r}")
+        return command, arguments
 
-def _error(code: int, message: str, problems: tuple[Problem, ...] = ()) -> dict[str, Any]:
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as failed:
+        raise GatewayError(f"{lock}: {failed.strerror}") from failed
+
+
+def _bound(path: Path) -> socket.socket:
+    """In the place of what a daemon that was killed has left."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o600)  # before it listens: nobody has got in meanwhile
+    except OSError as failed:
+        sock.close()
+        raise GatewayError(f"{path}: {failed.strerror or failed}") from failed
+    return sock
+
+
+def _error(code: int, message: str, problems: tuple[Problem, ...] = ()) -> bytes:
     listed = [asdict(problem) for problem in problems]
-    return {"error": {"code": code, "message": message, "problems": listed}}
+    return _line({"error": {"code": code, "message": message, "problems": listed}})
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def _peer(writer: asyncio.StreamWriter) -> int:
@@ -123,7 +161,9 @@ def call(path: Path, command: str, **arguments: Any) -> Any:
 
     :raises CommandFailed: with :data:`UNREACHABLE` if no daemon answers
     """
-    request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+    request = _line({"command": command, "arguments": arguments})
+    if len(request) > MAX_LINE:
+        raise CommandFailed(FAILED, f"more than {MAX_LINE >> 20} MiB cannot be sent at once")
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(TIMEOUT)
@@ -134,7 +174,7 @@ def call(path: Path, command: str, **arguments: Any) -> Any:
     except OSError as unreachable:
         why = unreachable.strerror or str(unreachable)
         raise CommandFailed(UNREACHABLE, f"no gateway answers on {path}: {why}") from None
-    if not line:
+    if not line.endswith(b"\n"):
         raise CommandFailed(UNREACHABLE, f"the gateway on {path} closed the connection")
     answer = json.loads(line)
     if "error" in answer:

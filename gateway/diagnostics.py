@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -14,7 +15,12 @@ from twisted.web.server import Request, Site
 from gateway.model import Address, SessionInfo
 from gateway.session import Observer
 
+QUIET = 10  # seconds before a silent connection is closed: a scrape is one short request
+TEXT = "text/plain; charset=utf-8"
 ADMISSION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+Answer = tuple[int, str, bytes]
+"""Status, content type, body."""
 
 
 class Metrics(Observer):
@@ -63,12 +69,14 @@ class Diagnostics:
 
     def open(self, reactor: IReactorTCP, address: Address) -> None:
         """:raises twisted.internet.error.CannotListenError: the address is taken"""
-        root = Resource()
-        root.putChild(b"livez", _Page(lambda: (200, b"alive\n")))
-        root.putChild(b"readyz", _Page(self._readiness))
-        root.putChild(b"metrics", _Page(self._values, CONTENT_TYPE_LATEST))
-        site = Site(root, timeout=10)  # seconds; a scrape is one short request
-        site.noisy = False
+        pages = _Pages(
+            {
+                b"/livez": lambda: (200, TEXT, b"alive\n"),
+                b"/readyz": self._readiness,
+                b"/metrics": self._values,
+            }
+        )
+        site: Any = _Site(pages, timeout=QUIET)  # type: ignore[no-untyped-call]
         self._port = reactor.listenTCP(address.port, site, 50, address.host)
 
     async def close(self) -> None:
@@ -77,26 +85,50 @@ class Diagnostics:
             if stopping is not None:
                 await stopping.asFuture(asyncio.get_running_loop())
 
-    def _readiness(self) -> tuple[int, bytes]:
+    def _readiness(self) -> Answer:
         why = self._ready()
-        return (200, b"ready\n") if why is None else (503, why.encode() + b"\n")
+        return (200, TEXT, b"ready\n") if why is None else (503, TEXT, why.encode() + b"\n")
 
-    def _values(self) -> tuple[int, bytes]:
-        return 200, generate_latest(self._metrics.registry)
+    def _values(self) -> Answer:
+        return 200, CONTENT_TYPE_LATEST, generate_latest(self._metrics.registry)
 
 
-class _Page(Resource):
+class _Question(Request):
+    """A request of which only the path counts."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Twisted would keep a body of any length in a file."""
+
+
+class _Site(Site):
+    requestFactory = _Question
+    noisy = False
+
+    def log(self, request: object) -> None:
+        """Probes come every other second: a log of them would be a log of nothing else."""
+
+
+class _Pages(Resource):
+    """Pages by their exact path, for GET and HEAD; what else is asked is told no in a line."""
+
     isLeaf = True
 
-    def __init__(
-        self, answer: Callable[[], tuple[int, bytes]], kind: str = "text/plain; charset=utf-8"
-    ) -> None:
-        super().__init__()
-        self._answer = answer
-        self._kind = kind.encode()
+    def __init__(self, pages: Mapping[bytes, Callable[[], Answer]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._pages = pages
 
-    def render_GET(self, request: Request) -> bytes:
-        code, body = self._answer()
+    def render(self, request: Request) -> bytes:
+        code, kind, body = self._answer(request)
         request.setResponseCode(code)
-        request.setHeader(b"content-type", self._kind)
-        return body
+        request.setHeader(b"content-type", kind.encode())
+        if request.method != b"HEAD":
+            return body
+        request.setHeader(b"content-length", b"%d" % len(body))
+        return b""
+
+    def _answer(self, request: Request) -> Answer:
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return 405, TEXT, b"method not allowed\n"
+        page = self._pages.get(request.path)
+        return page() if page is not None else (404, TEXT, b"not found\n")

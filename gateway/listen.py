@@ -25,12 +25,12 @@ class Strangers:
     """Connections that nobody has logged in on yet, by address."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._waiting: Counter[IPAddress] = Counter()
 
     def enter(self, source: IPAddress) -> bool:
         """False if *source* has as many as it may."""
-        if self._waiting[source] >= self._most:
+        if self._waiting[source] >= self.most:
             return False
         self._waiting[source] += 1
         return True
@@ -46,9 +46,17 @@ class Listener:
 
     :param begin: the story of a connection; ends when it is spliced or refused
     :param full: what is said to an address that has too many strangers already
+    :param arrive: learns where a client really is, before it is counted
     """
 
-    def __init__(self, begin: Begin, full: Callable[[Wire], Awaitable[None]], strangers: Strangers):
+    def __init__(
+        self,
+        begin: Begin,
+        full: Callable[[Wire], Awaitable[None]],
+        strangers: Strangers,
+        arrive: Callable[[Wire], Awaitable[None]] | None = None,
+    ) -> None:
+        self._arrive = arrive
         self._begin = begin
         self._full = full
         self._strangers = strangers
@@ -57,17 +65,25 @@ class Listener:
 
     def open(self, reactor: IReactorTCP, address: Address) -> None:
         """:raises twisted.internet.error.CannotListenError: the address is taken"""
-        factory = ServerFactory.forProtocol(self._adopt)
+        factory: ServerFactory[Any] = ServerFactory()
+        factory.protocol = self._adopt
         factory.noisy = False
         self._port = reactor.listenTCP(address.port, factory, BACKLOG, address.host)
 
     async def close(self) -> None:
-        """Accept no more. Stories that have begun go on."""
+        """Accept no more. Stories that have begun go on, until they are :meth:`cut_off`."""
         if self._port is not None:
             port, self._port = self._port, None
             stopping = port.stopListening()
             if stopping is not None:
                 await stopping.asFuture(asyncio.get_running_loop())
+
+    async def cut_off(self) -> None:
+        """End the stories that are still being told."""
+        for story in self._stories:
+            story.cancel()
+        if self._stories:
+            await asyncio.wait(self._stories)
 
     def _adopt(self) -> Adopt:
         return Adopt(self._accepted)
@@ -78,11 +94,18 @@ class Listener:
         story.add_done_callback(self._stories.discard)
 
     async def _run(self, wire: Wire) -> None:
+        """A story that ends has closed its wire or given it away; one that breaks off has not."""
         try:
-            source = wire.source
+            if self._arrive is not None:
+                await self._arrive(wire)
+            await self._tell(wire, wire.source)
         except Gone:
             wire.close()
-            return
+        except BaseException:
+            wire.close()
+            raise
+
+    async def _tell(self, wire: Wire, source: IPAddress) -> None:
         if not self._strangers.enter(source):
             await self._full(wire)
             return

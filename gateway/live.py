@@ -38,6 +38,7 @@ class Session:
     transcript: SessionLog
     done: Callable[[End], None]
     running: Running | None = None
+    leaving: bool = False  # told to end, or over
 
     def now(self) -> SessionInfo:
         """The session as lists show it, with its counters as they stand."""
@@ -45,6 +46,11 @@ class Session:
             return self.info
         statements, bytes_in, bytes_out = self.running.counters()
         return evolve(self.info, statements=statements, bytes_in=bytes_in, bytes_out=bytes_out)
+
+    def end(self, end: End) -> None:
+        if self.running is not None:
+            self.running.end(end)
+            self.leaving = True
 
 
 class Live:
@@ -64,10 +70,11 @@ class Live:
         self._audit = audit
         self._index = index
         self._clock = clock
-        self._most, self._most_per_user = limits
+        self.most, self.most_per_user = limits
         self._ended = ended
         self._sessions: dict[str, Session] = {}
         self._seats: Counter[str] = Counter()
+        self._version = 0  # of the newest snapshot that sessions were held against
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -82,12 +89,11 @@ class Live:
         :raises LimitReached: there is none left
         :raises ShuttingDown: no new sessions are taken
         """
-        if self._draining:
-            raise ShuttingDown("draining")
-        if self._seats.total() >= self._most:
-            raise LimitReached(f"all {self._most} sessions are taken")
-        if self._seats[user] >= self._most_per_user:
-            raise LimitReached(f"{user} has {self._most_per_user} sessions already")
+        self.check_open()
+        if self._seats.total() >= self.most:
+            raise LimitReached(f"all {self.most} sessions are taken")
+        if self._seats[user] >= self.most_per_user:
+            raise LimitReached(f"{user} has {self.most_per_user} sessions already")
         seat = Seat(user)
         self._seats[user] += 1
         try:
@@ -95,6 +101,11 @@ class Live:
         finally:
             if not seat.taken:
                 self._leave(user)
+
+    def check_open(self) -> None:
+        """:raises ShuttingDown: no new sessions are taken"""
+        if self._draining:
+            raise ShuttingDown("draining")
 
     def begin(self, info: SessionInfo, grant: Grant, transcript: SessionLog, seat: Seat) -> Session:
         """Enter a session into the list; its ``done`` takes it out again."""
@@ -116,7 +127,7 @@ class Live:
         session = self._sessions.get(session_id)
         if session is None:
             return False
-        self._end(session, End(EndReason.KILLED, reason))
+        session.end(End(EndReason.KILLED, reason))
         self._audit.write("session.killed", session=session_id, reason=reason)
         return True
 
@@ -125,11 +136,14 @@ class Live:
 
         *timed*: look only at those that time alone can take away.
         """
+        self._version = max(self._version, snapshot.version)
         now = datetime.fromtimestamp(self._clock(), UTC)
         for number, session in enumerate(list(self._sessions.values())):
             if number % BATCH == BATCH - 1:
                 await asyncio.sleep(0)  # others have their turn
-            if timed and not session.grant.timed:
+            if snapshot.version < self._version:
+                return  # a later state is being held against all of them
+            if session.leaving or (timed and not session.grant.timed):
                 continue
             renewed = policy.renew(session.grant, snapshot, now)
             if isinstance(renewed, Denied):
@@ -140,16 +154,17 @@ class Live:
     def _revoke(self, session: Session, reason: str) -> None:
         """The end comes first: no failing write keeps a session alive."""
         self._end(session, End(EndReason.REVOKED, reason))
-        try:
+        with _regardless(session.info.id, "that it was revoked"):
             self._audit.write("session.revoked", session=session.info.id, reason=reason)
-        except NotRecorded as unwritable:
-            log.error("Revoking {id} was not recorded: {why}", id=session.info.id, why=unwritable)
 
     def tick(self, now: float) -> None:
         """Let each session hold its time limits; *now* is the event loop's time."""
         for session in list(self._sessions.values()):
             if session.running is not None:
-                session.running.tick(now)
+                try:
+                    session.running.tick(now)
+                except Exception:
+                    log.failure("Session {id} does not hold its limits", id=session.info.id)
 
     async def drain(self, seconds: float) -> None:
         """Take no new sessions; give those that run *seconds* to finish, then end them."""
@@ -163,23 +178,26 @@ class Live:
             await self._empty.wait()
 
     def _end(self, session: Session, end: End) -> None:
-        if session.running is not None:
-            session.running.end(end)
+        """Whatever goes wrong with this one, it is no shelter for the next."""
+        try:
+            session.end(end)
+        except Exception:
+            log.failure("Session {id} does not end", id=session.info.id)
 
     def _done(self, session_id: str, end: End) -> None:
-        session = self._sessions.pop(session_id)
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return  # it is over already: what ends at its beginning may say so twice
+        session.leaving = True
         self._leave(session.info.user)
         if not self._sessions:
             self._empty.set()
         info = evolve(session.now(), ended=self._clock(), status="ended", reason=_words(end))
-        try:
+        digest = ""
+        with _regardless(session_id, "its end"):
             digest = session.transcript.close(end, info.statements, info.bytes_in, info.bytes_out)
+        with _regardless(session_id, "that it ended"):
             self._audit.write("session.ended", session=session_id, reason=info.reason)
-        except NotRecorded as unwritable:
-            digest = ""
-            log.error(
-                "Session {id}: its end was not recorded: {why}", id=session_id, why=unwritable
-            )
         self._index.session_ended(info, digest)
         self._ended(info)
 
@@ -187,6 +205,17 @@ class Live:
         self._seats[user] -= 1
         if not self._seats[user]:
             del self._seats[user]
+
+
+@contextmanager
+def _regardless(session_id: str, what: str) -> Iterator[None]:
+    """No failing write keeps a session alive, or another one from being tried."""
+    try:
+        yield
+    except NotRecorded as unwritable:
+        log.error(
+            "Session {id}: not recorded {what}: {why}", id=session_id, what=what, why=unwritable
+        )
 
 
 def _words(end: End) -> str:

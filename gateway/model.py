@@ -173,7 +173,10 @@ class User:
 
 @frozen
 class SshRights:
-    """What an SSH session may do. ``forward``: patterns ``HOST:PORT`` with ``*``."""
+    """What an SSH session may do. ``forward``: patterns ``HOST:PORT`` with ``*``, or ``/PATH``.
+
+    ``record_input``: record what is typed at terminals, as far as they show it.
+    """
 
     shell: bool = True
     exec: bool = True
@@ -181,6 +184,7 @@ class SshRights:
     forward: tuple[str, ...] = ()
     agent: bool = False
     x11: bool = False
+    record_input: bool = False
 
 
 @frozen
@@ -284,7 +288,8 @@ class Ask:
 
 @frozen
 class Identity:
-    """A user who has proved to be one. ``method``: "password", "certificate", "publickey"."""
+    """A user who has proved to be one. ``method``: "password", "certificate", "publickey", or
+    "jump": on the connection through which this one came."""
 
     user: str
     method: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from attrs import field, frozen
@@ -21,13 +22,25 @@ from gateway.contracts import (
     CancelKey,
     Clock,
     Edge,
+    Jump,
     Prover,
     Recorder,
     Upstream,
 )
 from gateway.errors import Gone, NotAllowed, NotRecorded, ProtocolViolation, Refused, ShuttingDown
 from gateway.live import Live, Seat
-from gateway.model import Ask, Denied, End, EndReason, Grant, SessionInfo, Snapshot
+from gateway.model import (
+    Ask,
+    Denied,
+    End,
+    EndReason,
+    Grant,
+    Identity,
+    IPAddress,
+    Protocol,
+    SessionInfo,
+    Snapshot,
+)
 
 REFUSING = 2.0  # seconds a client gets to read why it was refused
 
@@ -43,7 +56,10 @@ class Observer:
 
 @frozen
 class Door:
-    """What the story needs from the rooms around it."""
+    """What the story needs from the rooms around it.
+
+    ``inside``: stories of connections that came through another one.
+    """
 
     snapshot: Callable[[], Snapshot]
     prover: Prover
@@ -54,17 +70,45 @@ class Door:
     clock: Clock
     login_seconds: float
     observer: Observer = field(factory=Observer)
+    inside: set[asyncio.Task[None]] = field(factory=set)
+
+
+@frozen
+class Inside:
+    """What a person may open through a connection on which they have proved who they are.
+
+    Implements :class:`gateway.contracts.Hops`; each connection inside has its own story.
+    """
+
+    _door: Door
+    user: str
+    _source: IPAddress
+
+    def allows(self, resource: str) -> bool:
+        """Absent and forbidden look the same. A refusal is in the audit log."""
+        ask = Ask(Protocol.SSH, self.user, resource, self._source)
+        identity = Identity(self.user, "jump")
+        decision = policy.decide(ask, identity, self._door.snapshot(), _now(self._door))
+        if isinstance(decision, Grant) or decision.public is not None:
+            return True
+        with suppress(NotRecorded):
+            _audit(self._door, ask, NotAllowed(decision.reason))
+        return False
+
+    def begin(self, edge: Edge) -> None:
+        story = asyncio.ensure_future(serve(self._door, edge))
+        self._door.inside.add(story)
+        story.add_done_callback(self._door.inside.discard)
 
 
 async def serve(door: Door, edge: Edge) -> None:
     """Take one connection from its first byte to its splice, or to its refusal."""
-    asked: list[Ask] = []
+    asked: list[Ask | Jump] = []
     try:
         async with asyncio.timeout(door.login_seconds):
             await _story(door, edge, asked)
     except Gone:
         edge.close()  # a load balancer's probe, or a person who thought better of it
-        return
     except TimeoutError:
         await _refuse(door, edge, asked, ProtocolViolation("log-in took too long"))
     except Refused as refused:
@@ -72,9 +116,12 @@ async def serve(door: Door, edge: Edge) -> None:
     except Exception:
         log.failure("A log-in failed inside the gateway")
         await _refuse(door, edge, asked, Refused("internal error"))
+    except asyncio.CancelledError:
+        edge.close()  # the gateway stops, and nobody waits for words
+        raise
 
 
-async def _story(door: Door, edge: Edge, asked: list[Ask]) -> None:
+async def _story(door: Door, edge: Edge, asked: list[Ask | Jump]) -> None:
     began = door.clock()
     ask = await edge.ask()
     if isinstance(ask, CancelKey):
@@ -82,7 +129,10 @@ async def _story(door: Door, edge: Edge, asked: list[Ask]) -> None:
         edge.close()
         return
     asked.append(ask)
-    identity = await door.prover.prove(edge, ask, door.snapshot())
+    identity = await door.prover.prove(edge, ask.user, door.snapshot())
+    if isinstance(ask, Jump):
+        ask.admit(Inside(door, identity.user, ask.source))
+        return
     decision = policy.decide(ask, identity, door.snapshot(), _now(door))
     if isinstance(decision, Denied):
         raise NotAllowed(decision.reason, decision.public)
@@ -101,14 +151,16 @@ def _open(
     door: Door, edge: Edge, grant: Grant, upstream: Upstream, seat: Seat, session_id: str
 ) -> None:
     """From here on nothing waits: what was true when it was checked is true when it runs."""
-    if (changed := policy.still_allowed(grant, door.snapshot(), _now(door))) is not None:
-        raise NotAllowed(f"while dialling: {changed}")
-    info = _info(grant, session_id, upstream.address, door.clock())
+    door.live.check_open()
+    renewed = policy.renew(grant, door.snapshot(), _now(door))
+    if isinstance(renewed, Denied):
+        raise NotAllowed(f"while dialling: {renewed.reason}")
+    info = _info(renewed, session_id, upstream.address, door.clock())
     transcript = door.recorder.open(info)
-    session = door.live.begin(info, grant, transcript, seat)
+    session = door.live.begin(info, renewed, transcript, seat)
     try:
-        door.audit.write("session.started", **_facts(grant, info))
-        session.running = edge.splice(upstream, grant, transcript, session.done)
+        door.audit.write("session.started", **_facts(renewed, info))
+        session.running = edge.splice(upstream, renewed, transcript, session.done)
     except BaseException as failed:
         session.done(End(EndReason.FAILED, type(failed).__name__))
         raise
@@ -141,7 +193,7 @@ def _facts(grant: Grant, info: SessionInfo) -> dict[str, str]:
     }
 
 
-async def _refuse(door: Door, edge: Edge, asked: list[Ask], refused: Refused) -> None:
+async def _refuse(door: Door, edge: Edge, asked: list[Ask | Jump], refused: Refused) -> None:
     """Audit the refusal in full, tell the client in general, close."""
     door.observer.login(type(refused).__name__)
     try:
@@ -153,17 +205,20 @@ async def _refuse(door: Door, edge: Edge, asked: list[Ask], refused: Refused) ->
             await edge.refuse(refused, quote)
     except (Gone, TimeoutError):
         pass  # it did not stay to hear
+    except Exception:
+        log.failure("A refusal failed inside the gateway")
     finally:
         edge.close()
 
 
-def _audit(door: Door, ask: Ask, refused: Refused) -> str:
+def _audit(door: Door, ask: Ask | Jump, refused: Refused) -> str:
     event = "session.turned-away" if isinstance(refused, ShuttingDown) else "session.refused"
+    named = ("", "") if isinstance(ask, Jump) else (ask.resource, ask.account or "")
     return door.audit.write(
         event,
         user=ask.user,
-        resource=ask.resource,
-        account=ask.account or "",
+        resource=named[0],
+        account=named[1],
         source=str(ask.source),
         refusal=type(refused).__name__,
         detail=refused.detail,

@@ -33,10 +33,23 @@ class Wire:
         self._sock = sock
         self._loop = loop
         self.tls: SSL.Connection | None = None
+        self._source: IPAddress | None = None
 
     @property
     def source(self) -> IPAddress:
-        """The peer's address; an IPv4 address that came mapped is IPv4 again."""
+        """Where the client is: the peer's address, or what a trusted proxy says.
+
+        An IPv4 address that came mapped is IPv4 again.
+        """
+        if self._source is None:
+            self._source = self._peer()
+        return self._source
+
+    @source.setter
+    def source(self, told: IPAddress) -> None:
+        self._source = told
+
+    def _peer(self) -> IPAddress:
         try:
             address = ip_address(self._sock.getpeername()[0].partition("%")[0])
         except OSError as gone:
@@ -52,6 +65,41 @@ class Wire:
                 await self._readable()
             except OSError as gone:
                 raise Gone from gone
+
+    async def look(self, least: int, most: int) -> bytes:
+        """What waits, *least* to *most* bytes, left where it is; fewer at the end of the stream.
+
+        The kernel is asked to wake us only when there are enough (SO_RCVLOWAT).
+        """
+        data = self._look(most)
+        if data is not None and (not data or len(data) >= least):
+            return data
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+        try:
+            await self._readable()
+            return self._look(most) or b""
+        finally:
+            if self._sock.fileno() >= 0:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _look(self, most: int) -> bytes | None:
+        try:
+            return self._sock.recv(most, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError as gone:
+            raise Gone from gone
+
+    async def discard(self, length: int) -> None:
+        """Take *length* bytes that were looked at off the stream."""
+        while length > 0:
+            try:
+                taken = len(self._sock.recv(length))
+            except OSError as gone:
+                raise Gone from gone
+            if not taken:
+                raise Gone
+            length -= taken
 
     async def receive(self) -> bytes:
         """The next bytes, at least one.
@@ -149,12 +197,10 @@ class Wire:
             if self.tls is not None:
                 self.tls.shutdown()
             self._sock.shutdown(socket.SHUT_WR)
-            while self._sock.fileno() >= 0:
-                try:
-                    if not self._sock.recv(RECEIVE):
-                        return
-                except BlockingIOError:
-                    await self._readable()
+            while True:
+                await self._readable()  # each time: who never stops talking must not stop us
+                if not self._sock.recv(RECEIVE):
+                    return
         except (OSError, SSL.Error, Gone):
             pass  # nothing is left to wait for
         finally:
