@@ -22,23 +22,33 @@ Begin = Callable[[Wire], Coroutine[Any, Any, None]]
 
 
 class Strangers:
-    """Connections that nobody has logged in on yet, by address."""
+    """Connections that nobody has logged in on yet, by address.
+
+    An IPv6 network of 64 bits counts as one address: a single machine has all of them.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._waiting: Counter[IPAddress] = Counter()
+        self._waiting: Counter[int] = Counter()
 
     def enter(self, source: IPAddress) -> bool:
         """False if *source* has as many as it may."""
-        if self._waiting[source] >= self.most:
+        place = _place(source)
+        if self._waiting[place] >= self.most:
             return False
-        self._waiting[source] += 1
+        self._waiting[place] += 1
         return True
 
     def leave(self, source: IPAddress) -> None:
-        self._waiting[source] -= 1
-        if not self._waiting[source]:
-            del self._waiting[source]
+        place = _place(source)
+        self._waiting[place] -= 1
+        if not self._waiting[place]:
+            del self._waiting[place]
+
+
+def _place(source: IPAddress) -> int:
+    """IPv4 addresses as they are, IPv6 networks above them."""
+    return int(source) if source.version == 4 else (1 << 64) + (int(source) >> 64)
 
 
 class Listener:

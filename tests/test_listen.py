@@ -251,3 +251,17 @@ async def test_a_client_that_is_turned_away_and_does_not_listen() -> None:
         deaf = await here.knock()
         assert await heard(deaf) == bytes(100)
         reset(deaf)
+
+
+def test_who_counts_as_one() -> None:
+    strangers = Strangers(1)
+    for source, room in (
+        ("10.0.0.1", True),
+        ("10.0.0.1", False),
+        ("10.0.0.2", True),
+        ("2001:db8::1", True),
+        ("2001:db8::ffff:1", False),
+        ("2001:db8:0:1::1", True),
+        ("::a00:1", True),
+    ):
+        assert strangers.enter(ip_address(source)) is room, source
