@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -54,7 +55,8 @@ class Commands:
         }
 
     async def apply(self, arguments: Arguments) -> dict[str, Any]:
-        documents = objects.parse(arguments["text"], arguments["file"])
+        text, file = arguments["text"], arguments["file"]
+        documents = await asyncio.to_thread(objects.parse, text, file)  # 20,000 users take 8 s
         changes = await self.catalog.apply(
             documents,
             owner=None,
@@ -107,9 +109,9 @@ class Commands:
 
     async def kill(self, arguments: Arguments) -> dict[str, Any]:
         prefix = arguments["id"]
-        found = [info.id for info in self.live.infos() if info.id.startswith(prefix)]
+        found = [info.id for info in self.live.infos() if prefix and info.id.startswith(prefix)]
         if len(found) != 1:
-            raise GatewayError(f"{len(found) or 'no'} running sessions match {prefix}")
+            raise GatewayError(f"{len(found) or 'no'} running sessions match {prefix!r}")
         if not self.live.kill(found[0], arguments.get("reason") or ""):
             raise GatewayError(f"session {found[0]} has just ended")
         return {"id": found[0]}

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from attrs import frozen
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from gateway.fields import AddressField, Network
-from gateway.marked import Model, Reading
+from gateway.fields import AddressField, Network, Text
+from gateway.fields import address as judged_address
+from gateway.marked import Model, Reading, dotted, read_text
 from gateway.marked import Path as At
-from gateway.model import Address, IPNetwork, ServerTls
+from gateway.marked import json_schema as schema_of
+from gateway.model import Address, IPAddress, IPNetwork, ServerTls
+from gateway.places import Places
 
 DEFAULT = Path("/etc/gateway/gateway.yaml")
 VARIABLE = "GATEWAY_CONFIG"
 
+MAX_SOCKET = 107  # bytes of the control socket's name: all that unix(7) leaves for one
+MAX_DAYS = 36_500  # a century: dates end before much longer ones do
+
+_DOMAIN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+
+
+def _domain(text: str) -> str:
+    if re.fullmatch(_DOMAIN, text) is None:
+        raise ValueError("should be a domain's name, like gw.example.com")
+    return text
+
+
+Domain = Annotated[
+    str, AfterValidator(_domain), WithJsonSchema({"type": "string", "pattern": _DOMAIN})
+]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 ListenerProtocol = Literal["postgresql", "ssh", "https"]
@@ -35,7 +56,7 @@ class ListenerModel(Model):
 
 
 class FileRef(Model):
-    file: Annotated[str, Field(min_length=1)]
+    file: Text
 
 
 class TlsModel(Model):
@@ -54,7 +75,7 @@ class Recording(Model):
 
     required: bool = True
     durability: Literal["os", "disk"] = "os"
-    retention_days: Count = 90
+    retention_days: Annotated[int, Field(gt=0, le=MAX_DAYS)] = 90
 
 
 class Limits(Model):
@@ -72,9 +93,9 @@ class Health(Model):
 class File(Model):
     """The whole file."""
 
-    state_dir: Annotated[str, Field(min_length=1)] = "/var/lib/gateway"
+    state_dir: Text = "/var/lib/gateway"
     listeners: Annotated[list[ListenerModel], Field(min_length=1)]
-    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")] | None = None
+    domain: Domain | None = None
     tls: TlsModel = TlsModel()
     postgresql: Postgresql = Postgresql()
     recording: Recording = Recording()
@@ -82,7 +103,7 @@ class File(Model):
     health: Health = Health()
     drain_seconds: Annotated[float, Field(ge=0)] = 30
     diagnostics: AddressField | None = None
-    objects: list[Annotated[str, Field(min_length=1)]] = []
+    objects: list[Text] = []
 
 
 @frozen
@@ -121,7 +142,7 @@ def load(path: Path) -> Config:
 
     :raises BadFile: all that is wrong with it
     """
-    reading = Reading.open(path)
+    reading = Reading.of(read_text(path), str(path))
     if reading.problems and reading.tree is None:
         reading.finish()
     file = reading.judge(File)
@@ -133,9 +154,17 @@ def load(path: Path) -> Config:
     return _config(file, base)
 
 
+def objects_files(path: Path) -> tuple[Path, ...]:
+    """Those that it names and that are there, whatever else is wrong with it."""
+    tree = Reading.of(read_text(path), str(path)).tree
+    base = path.absolute().parent
+    listed = _files(tree, base) if isinstance(tree, dict) else ()
+    return tuple(file for where, file in listed if where[0] == "objects" and not _missing(file))
+
+
 def json_schema() -> dict[str, Any]:
     """For editors and other tools."""
-    return {"title": "gateway.yaml", **File.model_json_schema()}
+    return schema_of(File, "gateway.yaml")
 
 
 def _config(file: File, base: Path) -> Config:
@@ -174,7 +203,8 @@ def _contradictions(tree: Any, base: Path) -> Iterator[tuple[At, str]]:
         return
     yield from _half_a_certificate(tree.get("tls"))
     yield from _taken_twice(tree)
-    yield from _missing_files(tree, base)
+    yield from ((where, why) for where, file in _files(tree, base) if (why := _missing(file)))
+    yield from _too_long(tree.get("state_dir"), base)
 
 
 def _half_a_certificate(tls: Any) -> Iterator[tuple[At, str]]:
@@ -186,35 +216,63 @@ def _half_a_certificate(tls: Any) -> Iterator[tuple[At, str]]:
 
 def _taken_twice(tree: dict[str, Any]) -> Iterator[tuple[At, str]]:
     """Port 0 means any free one, and is never taken."""
-    taken: dict[str, str] = {}
+    taken: list[tuple[Address, At]] = []
     for where, address in _addresses(tree):
-        if not isinstance(address, str) or address.endswith(":0"):
-            continue
-        name = ".".join(map(str, where))
-        if address in taken:
-            yield where, f"{address} is taken by {taken[address]} already"
-        taken.setdefault(address, name)
+        for other, by in taken:
+            if address.port == other.port != 0 and _same(_host(address), _host(other)):
+                yield where, f"is taken by {dotted(by)} already"
+                break
+        taken.append((address, where))
 
 
-def _addresses(tree: dict[str, Any]) -> Iterator[tuple[At, Any]]:
+def _host(address: Address) -> IPAddress | str:
+    try:
+        return ip_address(address.host)
+    except ValueError:
+        return address.host.lower()
+
+
+def _same(one: IPAddress | str, other: IPAddress | str) -> bool:
+    """Whether both cannot be listened on: 0.0.0.0 is every address of its family."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    every = one.is_unspecified or other.is_unspecified
+    return one == other or (every and one.version == other.version)
+
+
+def _addresses(tree: dict[str, Any]) -> Iterator[tuple[At, Address]]:
     listeners = tree.get("listeners")
-    for place, listener in enumerate(listeners if isinstance(listeners, list) else []):
-        if isinstance(listener, dict):
-            yield ("listeners", place, "address"), listener.get("address")
-    yield ("diagnostics",), tree.get("diagnostics")
+    written = [
+        (("listeners", place, "address"), listener.get("address"))
+        for place, listener in enumerate(listeners if isinstance(listeners, list) else [])
+        if isinstance(listener, dict)
+    ]
+    for where, value in (*written, (("diagnostics",), tree.get("diagnostics"))):
+        with suppress(ValueError):  # it has been told of
+            yield where, judged_address(value)
 
 
-def _missing_files(tree: dict[str, Any], base: Path) -> Iterator[tuple[At, str]]:
-    for where, name in _files(tree):
-        if isinstance(name, str) and not (base / name).is_file():
-            yield where, f"there is no file {base / name}"
-
-
-def _files(tree: dict[str, Any]) -> Iterator[tuple[At, Any]]:
+def _files(tree: dict[str, Any], base: Path) -> Iterator[tuple[At, Path]]:
+    """What is to be read, and where that is written."""
     tls, listed = tree.get("tls"), tree.get("objects")
     for name in ("certificate", "key", "client_ca"):
         ref = tls.get(name) if isinstance(tls, dict) else None
-        if isinstance(ref, dict):
-            yield ("tls", name, "file"), ref.get("file")
+        if isinstance(ref, dict) and isinstance(ref.get("file"), str):
+            yield ("tls", name, "file"), base / ref["file"]
     for place, name in enumerate(listed if isinstance(listed, list) else []):
-        yield ("objects", place), name
+        if isinstance(name, str):
+            yield ("objects", place), base / name
+
+
+def _missing(file: Path) -> str | None:
+    try:
+        return None if file.is_file() else f"there is no file {file}"
+    except OSError as wrong:
+        return f"cannot be read: {wrong.strerror}"
+
+
+def _too_long(state_dir: Any, base: Path) -> Iterator[tuple[At, str]]:
+    if isinstance(state_dir, str):
+        name = str(Places(base / state_dir).control)
+        if len(name.encode("utf-8", "replace")) > MAX_SOCKET:
+            yield ("state_dir",), f"is too long: a socket in it has to fit in {MAX_SOCKET} bytes"

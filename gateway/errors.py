@@ -72,6 +72,13 @@ class Gone(GatewayError):
     """The peer closed the connection; nobody is left to tell."""
 
 
+def printable(text: str) -> str:
+    """Control characters escaped, so that no terminal obeys what somebody else typed."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 @frozen
 class Problem:
     """One mistake in a file. Lines and columns count from 1."""
@@ -83,8 +90,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}"
-        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+        """One line, whatever the file is called and holds."""
+        said = f"{self.path}: {self.message}" if self.path else self.message
+        return printable(f"{self.file}:{self.line}:{self.column}: {said}")
 
 
 class BadFile(GatewayError):

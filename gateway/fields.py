@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     PlainSerializer,
     PlainValidator,
     WithJsonSchema,
@@ -19,22 +20,25 @@ from gateway.model import Address, IPNetwork
 MAX_NAME = 128  # characters: names stand in lists, log lines and log-in forms
 
 
-def _address(value: Any) -> Address:
-    if not isinstance(value, str):
-        raise ValueError("should be text: HOST:PORT")
-    return Address.parse(value)
+def address(value: Any) -> Address:
+    """:raises ValueError: in words without *value*: some write a URL here, password and all"""
+    try:
+        found = Address.parse(value)
+        found.host.encode("idna")
+    except (AttributeError, ValueError):
+        raise ValueError("should be HOST:PORT or [IPv6]:PORT, the port up to 65535") from None
+    if not found.host.isprintable() or any(mark in found.host for mark in " /@"):
+        raise ValueError("does not begin with a host's name or address")
+    return found
 
 
 def _network(value: Any) -> IPNetwork:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "%" in value:
         raise ValueError("should be text: an address, or a network like 10.0.0.0/8")
-    try:
-        return ip_network(value)
-    except ValueError as wrong:
-        raise ValueError(str(wrong)) from None
+    return ip_network(value)
 
 
-def _name(text: str) -> str:
+def name(text: str) -> str:
     """Log-in forms part names at ``/``, ``#`` and ``:``; lists and shells at spaces."""
     if not text.isprintable() or any(mark in text for mark in "/#: "):
         raise ValueError("may not hold spaces, control characters, or any of / # :")
@@ -43,9 +47,15 @@ def _name(text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("may not hold control characters")
+    return text
+
+
 def _aware(moment: Any) -> datetime:
     if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
+        moment = _moment(moment)
     if not isinstance(moment, datetime):
         raise ValueError("should be a moment like 2027-01-01T00:00:00Z")
     if moment.tzinfo is None:
@@ -53,9 +63,16 @@ def _aware(moment: Any) -> datetime:
     return moment
 
 
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
 AddressField = Annotated[
     Address,
-    PlainValidator(_address),
+    PlainValidator(address),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "description": "HOST:PORT or [IPv6]:PORT"}),
 ]
@@ -65,7 +82,10 @@ Network = Annotated[
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "description": "an address, or a network like 10.0.0.0/8"}),
 ]
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(name)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+"""Words, or a file's name: all but secrets, which may hold anything."""
+
 Moment = Annotated[
     datetime,
     BeforeValidator(_aware),

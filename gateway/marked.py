@@ -1,26 +1,33 @@
 """YAML whose every value knows its line and column, and models that judge it.
 
 A :class:`Reading` is one file on its way to being believed: mistakes are collected as they
-are found, and all of them are raised at once.
+are found, and all of them are raised at once. What is wrong is told by its place and never
+by what stands there, which may be a secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from attrs import define, field
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from gateway.errors import BadFile, Problem
 
-MAX_FILE = 16 << 20  # characters: an objects file of 100,000 users fits
-MAX_NODES = 5_000_000  # values after aliases are followed: a few lines can name billions
+MAX_FILE = 16 << 20  # characters: 80,000 users with their verifiers
+MAX_NODES = 1_000_000  # values: those 80,000 users have; each takes up to two kilobytes
 MAX_DEPTH = 100  # levels: ours need eight, and Python's own stack ends at a thousand
 
 Path = tuple[str | int, ...]
@@ -34,19 +41,37 @@ class Model(BaseModel):
     """What a mapping in a file may hold: no other keys, no types made to fit."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, populate_by_name=True, hide_input_in_errors=True
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, allow_inf_nan=False
     )
+
+
+def read_text(path: FilePath) -> str:
+    """What a file says, as far as a :class:`Reading` wants to know.
+
+    Bytes that are not UTF-8 come as surrogates, which it refuses where they stand.
+
+    :raises BadFile: it cannot be read
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(MAX_FILE + 1)
+    except OSError as wrong:
+        message = f"cannot be read: {wrong.strerror}"
+        raise BadFile((Problem(str(path), 1, 1, "", message),)) from None
 
 
 @define
 class Reading:
-    """:ivar tree: what the file says, in plain values; None where it cannot be read"""
+    """:ivar tree: what the file says, in plain values; None where it cannot be read
+    :ivar marks: where each value stands, in the order of the file; ``keys``: where its key does
+    """
 
     file: str
-    tree: Any = None
+    tree: Any = field(default=None, repr=False)
     marks: dict[Path, Mark] = field(factory=dict)
     keys: dict[Path, Mark] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
+    _told: set[Path] = field(factory=set, init=False)
 
     @classmethod
     def of(cls, text: str, file: str) -> Reading:
@@ -56,37 +81,20 @@ class Reading:
             reading.complain((), f"is longer than {MAX_FILE} characters")
             return reading
         try:
-            _Walk(reading).read(text)
+            reading.tree = _Walk(reading).read(text)
         except YAMLError as wrong:
-            reading._syntax(wrong)
-        except RecursionError:
-            reading.tree = None
-            reading.complain((), "is nested too deep")
+            reading.problems.append(Problem(file, *_place(wrong, text), "", _said(wrong)))
         return reading
 
-    @classmethod
-    def open(cls, path: FilePath) -> Reading:
-        """As :meth:`of`; a file that cannot be read is a problem like any other."""
-        try:
-            return cls.of(path.read_text(encoding="utf-8"), str(path))
-        except OSError as wrong:
-            message = f"cannot be read: {wrong.strerror}"
-        except UnicodeDecodeError as wrong:
-            message = f"is not UTF-8: {wrong.reason} at byte {wrong.start}"
-        return cls(str(path), problems=[Problem(str(path), 1, 1, "", message)])
-
-    def _syntax(self, wrong: YAMLError) -> None:
-        mark = getattr(wrong, "problem_mark", None) or getattr(wrong, "context_mark", None)
-        said = getattr(wrong, "problem", None) if isinstance(wrong, MarkedYAMLError) else None
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        words = str(said or "is not YAML").strip()
-        self.tree = None
-        self.problems.append(Problem(self.file, line, column, "", words))
-
     def complain(self, path: Path, message: str, *, key: bool = False) -> None:
-        """Add a mistake at *path*; *key*: what is wrong is the key, not its value."""
-        line, column = self.position(path, key=key)
-        self.problems.append(Problem(self.file, line, column, dotted(path), message))
+        """Add the mistake at *path*: of several the first, which the others may come of.
+
+        :param key: what is wrong is the key, not its value
+        """
+        if path not in self._told:
+            self._told.add(path)
+            line, column = self.position(path, key=key)
+            self.problems.append(Problem(self.file, line, column, dotted(path), message))
 
     def position(self, path: Path, *, key: bool = False) -> Mark:
         """Where *path* stands, or the nearest value around it."""
@@ -104,11 +112,24 @@ class Reading:
         try:
             return model.model_validate({} if value is None and not path else value)
         except ValidationError as invalid:
-            for error in invalid.errors(include_url=False, include_input=False):
+            for error in invalid.errors(include_url=False):
                 where = self._known((*path, *error["loc"]))
-                unknown = error["type"] == "extra_forbidden"
-                self.complain(where, _words(error), key=unknown)
+                self.complain(where, _words(error), key=error["type"] == "extra_forbidden")
             return None
+        finally:
+            self._empty(value, path)
+
+    def _empty(self, value: Any, path: Path) -> None:
+        """Complain where nothing is written: it can mean "no limit", or have been forgotten."""
+        if path in self._told:
+            return
+        members = value.items() if isinstance(value, dict) else ()
+        items = enumerate(value) if isinstance(value, list) else ()
+        for part, item in (*members, *items):
+            if item is None:
+                self.complain((*path, part), _EMPTY)
+            else:
+                self._empty(item, (*path, part))
 
     def _known(self, path: Path) -> Path:
         """Without the names that pydantic gives to its own steps on the way."""
@@ -126,8 +147,48 @@ class Reading:
             raise BadFile(tuple(dict.fromkeys(ordered)))
 
 
-def dotted(path: Path) -> str:
+class _Schema(GenerateJsonSchema):
+    """Without null, which nobody may write."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        needless = schema.get("default", ...) is None
+        return self.generate_inner(schema["schema"]) if needless else super().default_schema(schema)
+
+
+def json_schema(model: type[Model], title: str) -> dict[str, Any]:
+    """For editors and other tools."""
+    schema = model.model_json_schema(schema_generator=_Schema)
+    return {"$schema": _Schema.schema_dialect, **schema, "title": title}
+
+
+def dotted(path: Iterable[str | int]) -> str:
     return ".".join(map(str, path))
+
+
+class _Composer(Composer):
+    """YAML's nodes, of what plain values need: no tags, and no more than can be held."""
+
+    nodes = depth_here = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.parser.peek_event()
+        self.nodes += 1
+        self.depth_here += 1
+        if self.nodes > MAX_NODES or self.depth_here > MAX_DEPTH:
+            raise _error(event, "too many values, or too deep")
+        if isinstance(event, AliasEvent):
+            if event.anchor not in self.anchors:
+                raise _error(event, "an alias of nothing: quote text that begins with *")
+        elif event.tag is not None:
+            raise _error(event, "tags are not taken here: quote text that begins with !")
+        elif event.anchor in self.anchors:
+            raise _error(event, "an anchor that is there already")
+        node = super().compose_node(parent, index)
+        self.depth_here -= 1
+        return node
 
 
 class _Walk:
@@ -138,14 +199,15 @@ class _Walk:
         self._nodes = 0
         self._constructor: SafeConstructor
 
-    def read(self, text: str) -> None:
+    def read(self, text: str) -> Any:
         yaml = YAML(typ="safe", pure=True)
+        yaml.Composer = _Composer
         self._constructor = yaml.constructor
         node = yaml.compose(text)
-        self._reading.tree = None if node is None else self._value(node, ())
+        return None if node is None else self._value(node, ())
 
     def _value(self, node: Node, path: Path) -> Any:
-        self._nodes += 1
+        self._nodes += 1  # once more: aliases are followed, and a few lines can name billions
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
             raise _error(node, "too many values, or too deep")
         self._reading.marks[path] = _mark(node)
@@ -153,46 +215,73 @@ class _Walk:
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, place)) for place, item in enumerate(node.value)]
-        return self._scalar(node)
+        return self._scalar(node, path)
 
-    def _scalar(self, node: Node) -> Any:
+    def _scalar(self, node: Node, path: Path) -> Any:
         try:
             return self._constructor.construct_object(node)
-        except ConstructorError:
-            raise
-        except (ValueError, OverflowError) as wrong:  # a date that is none
-            raise _error(node, str(wrong)) from wrong
+        except (ConstructorError, ValueError, OverflowError):
+            self._reading.complain(path, "is no number or date: quote it if it is text")
+            return None
 
     def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, item in node.value:
-            name = self._key(key)
-            below = (*path, name)
-            if name in result:
-                line, column = _mark(key)
-                problem = Problem(
-                    self._reading.file, line, column, dotted(below), "the key is there twice"
-                )
-                self._reading.problems.append(problem)
-                continue
-            self._reading.keys[below] = _mark(key)
-            result[name] = self._value(item, below)
+            if wrong := _wrong_key(key):
+                self._complain(key, path, wrong)
+            elif key.value in result:
+                self._complain(key, (*path, key.value), "the key is there twice")
+            else:
+                result[key.value] = self._member(key, item, (*path, key.value))
         return result
 
-    def _key(self, key: Node) -> str:
-        if not isinstance(key, ScalarNode):
-            raise _error(key, "a key has to be a word")
-        if key.value == "<<":
-            raise _error(key, "mappings cannot be merged here; aliases of whole values can be used")
-        return str(key.value)
+    def _member(self, key: Node, item: Node, path: Path) -> Any:
+        self._reading.keys[path] = _mark(key)
+        value = self._value(item, path)
+        if value is None:  # where nothing is written, the next line begins
+            self._reading.marks[path] = _mark(key)
+        return value
+
+    def _complain(self, node: Node, path: Path, message: str) -> None:
+        problem = Problem(self._reading.file, *_mark(node), dotted(path), message)
+        self._reading.problems.append(problem)
 
 
-def _mark(node: Node) -> Mark:
+def _wrong_key(key: Node) -> str | None:
+    if not isinstance(key, ScalarNode):
+        return "a key has to be a word"
+    if key.value == "<<":
+        return "mappings cannot be merged here; aliases of whole values can be used"
+    return None
+
+
+def _mark(node: Any) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def _error(node: Node, words: str) -> MarkedYAMLError:
+def _error(node: Any, words: str) -> MarkedYAMLError:
     return MarkedYAMLError(problem=words, problem_mark=node.start_mark)
+
+
+def _place(wrong: YAMLError, text: str) -> Mark:
+    if isinstance(wrong, ReaderError):
+        before = text[: wrong.position]
+        return before.count("\n") + 1, len(before) - before.rfind("\n")
+    mark = getattr(wrong, "problem_mark", None) or getattr(wrong, "context_mark", None)
+    return (1, 1) if mark is None else (mark.line + 1, mark.column + 1)
+
+
+_QUOTED = re.compile(r"""(['"])((?:\\.|(?!\1).)*)\1""")
+_MARKS = re.compile(r"<[a-z ]+>|\\?.|\\[xuU][0-9a-f]+")  # a token's name, or one character
+
+
+def _said(wrong: YAMLError) -> str:
+    """The parser's words, without those of the file that it repeats."""
+    if isinstance(wrong, ReaderError):
+        surrogate = 0xD800 <= wrong.character <= 0xDFFF
+        return "is not UTF-8" if surrogate else f"holds U+{wrong.character:04X}, which no YAML may"
+    said = str(getattr(wrong, "problem", None) or "is not YAML").removeprefix("but ")
+    return _QUOTED.sub(lambda found: found[0] if _MARKS.fullmatch(found[2]) else "…", said)
 
 
 _SAID: Mapping[str, str] = {
@@ -201,9 +290,14 @@ _SAID: Mapping[str, str] = {
     "model_type": "has to be a mapping",
     "dict_type": "has to be a mapping",
     "list_type": "has to be a list",
+    "too_short": "may not be empty",
+    "string_too_short": "may not be empty",
 }
+_EMPTY = "has no value: give it one, or leave it out"
 
 
 def _words(error: Any) -> str:
+    if error["input"] is None and error["type"] != "extra_forbidden":
+        return _EMPTY
     said = _SAID.get(error["type"])
     return said or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")

@@ -66,6 +66,10 @@ class Options(usage.Options):
             raise SystemExit(EX_CONFIG) from None
 
 
+def _give_up(code: int) -> None:
+    asyncio.get_running_loop().call_soon(sys.exit, code)
+
+
 class GatewayService(Service):
     """Runs a :class:`gateway.app.Gateway` for as long as the reactor does."""
 
@@ -84,21 +88,22 @@ class GatewayService(Service):
     def _begin(self) -> None:
         from twisted.internet import reactor
 
-        from gateway.app import Gateway
-
-        self._app = Gateway(cast("Any", reactor), self._path, self._configuration)
-        self._starting = asyncio.ensure_future(self._start())
+        self._starting = asyncio.ensure_future(self._start(cast("Any", reactor)))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
-    async def _start(self) -> None:
+    async def _start(self, reactor: Any) -> None:
         try:
+            from gateway.app import Gateway
+
+            self._app = Gateway(reactor, self._path, self._configuration)
             await self._app.start()
         except GatewayError as failed:
             log.error("Cannot start: {why}", why=str(failed))
             print(failed, file=sys.stderr)
-            asyncio.get_running_loop().call_soon(
-                sys.exit, EX_CONFIG if isinstance(failed, BadFile) else 1
-            )
+            _give_up(EX_CONFIG if isinstance(failed, BadFile) else 1)
+        except Exception:
+            log.failure("Cannot start")
+            _give_up(1)
 
     def _hang_up(self) -> None:
         self._reloading = asyncio.ensure_future(self._reload())

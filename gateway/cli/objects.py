@@ -12,6 +12,7 @@ import click
 from gateway.cli.root import Context, command, config_option, format_option, gateway
 from gateway.cli.show import cell, listing
 
+MAX_PASSWORD = 65_536  # bytes of a line: what a password's file may hold
 KINDS = ("resources", "users", "roles", "bindings")
 COLUMNS = {
     "resources": ("name", "protocol", "labels", "database", "targets", "accounts"),
@@ -40,7 +41,9 @@ class Kind(click.ParamType[str]):
 @format_option
 def apply(context: Context, path: Path, prune: bool, dry_run: bool, form: str) -> None:
     """Make the objects what FILE says: all of it or nothing."""
-    text = path.read_text()
+    from gateway.marked import read_text
+
+    text = read_text(path)
     answer = context.call(
         "apply", text=text, file=str(path.absolute()), prune=prune, dry_run=dry_run
     )
@@ -50,7 +53,7 @@ def apply(context: Context, path: Path, prune: bool, dry_run: bool, form: str) -
         return
     for change in changes:
         paths = f" ({', '.join(change['paths'])})" if change.get("paths") else ""
-        click.echo(f"{change['sign']} {change['kind'][:-1]} {cell(change['name'])}{paths}")
+        click.echo(cell(f"{change['sign']} {change['kind'][:-1]} {change['name']}{paths}"))
     if not changes:
         click.echo("no changes")
 
@@ -102,9 +105,10 @@ def enable(context: Context, name: str) -> None:
 def passwd(context: Context, name: str, piped: bool) -> None:
     """Set NAME's password. It is never an argument, which others could read."""
     if piped:
-        password = sys.stdin.readline().rstrip("\r\n")
+        line = sys.stdin.buffer.readline(MAX_PASSWORD + 1)
+        password = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
     else:
         password = click.prompt("New password", hide_input=True, confirmation_prompt=True)
-    if not password:
-        raise click.UsageError("an empty password is refused")
+    if not 0 < len(password) <= MAX_PASSWORD:
+        raise click.UsageError("an empty password is refused, and one of more than 64 KiB")
     context.call("passwd", name=name, password=password)

@@ -17,7 +17,8 @@ import click
 
 from gateway.cli.root import Context, command, format_option
 from gateway.cli.show import listing
-from gateway.control import FAILED, CommandFailed
+from gateway.control import FAILED, UNREACHABLE, CommandFailed
+from gateway.errors import GatewayError, printable
 
 VERDICTS = ("id", "status", "detail", "records")
 
@@ -72,13 +73,21 @@ def export(context: Context, session: str, form: str, output: TextIO) -> None:
 @format_option
 def search(context: Context, text: str, form: str) -> None:
     """Find statements that contain TEXT (any case), the newest sessions first."""
-    rows = []
+    from gateway.record.format import Damaged
+
+    rows, unreadable = [], False
     for path in _transcripts(context):
-        hits = [event for event in _events(path) if _contains(event, text)]
+        try:
+            hits = [event for event in _events(path) if _contains(event, text)]
+        except (Damaged, OSError) as why:
+            click.echo(printable(f"gateway: {path.stem}: {why}"), err=True)
+            unreadable = True
+            continue
         if hits:
             _tell(context, path.stem, "search")
         rows += [{"id": path.stem, "at": hit["at"], "sql": hit["sql"]} for hit in hits]
     listing(rows, ("id", "at", "sql"), form)
+    raise SystemExit(FAILED if unreadable else 0)
 
 
 def _contains(event: Mapping[str, Any], text: str) -> bool:
@@ -113,6 +122,10 @@ def _verdicts(context: Context, paths: list[Path]) -> Iterator[dict[str, Any]]:
     from gateway.vault import FileVault
 
     places = context.places()
+    if not paths:
+        return
+    if not places.keys.is_dir():  # they would be made, and fit nothing
+        raise GatewayError(f"{places.keys}: what the transcripts were signed with is not there")
     public = signing_key(places.keys).public_key()
     mac = FileVault.open(places.keys).derive(b"transcripts")
     for path in paths:
@@ -134,16 +147,24 @@ def _found(context: Context, session: str, how: str) -> Path:
 
 
 def _tell(context: Context, session: str, how: str) -> None:
-    with suppress(CommandFailed):  # without a daemon there is no audit log to write to
+    """What the daemon cannot note is not read; without one there is no audit log."""
+    try:
         context.call("read", id=session, how=how)
+    except CommandFailed as failed:
+        if failed.code != UNREACHABLE:
+            raise
 
 
 def _transcripts(context: Context) -> list[Path]:
-    return sorted(
-        context.places().transcripts.glob("*/*/*/*.gwt"),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
+    found = context.places().transcripts.glob("*/*/*/*.gwt")
+    return sorted(found, key=_written, reverse=True)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its days were over just now
+        return 0.0
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

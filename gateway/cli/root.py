@@ -19,17 +19,19 @@ class Context:
     def __init__(self) -> None:
         self.path: str | None = None
 
-    def configuration(self) -> Any:
-        """:raises BadFile: it has mistakes"""
-        return self.load()[1]
-
-    def load(self) -> tuple[Path, Any]:
+    def file(self) -> Path:
+        """The configuration's: as told, or where it usually is."""
         import os
 
         from gateway import config
 
-        path = config.locate(self.path, os.environ)
-        return path, config.load(path)
+        return config.locate(self.path, os.environ)
+
+    def configuration(self) -> Any:
+        """:raises BadFile: it has mistakes"""
+        from gateway import config
+
+        return config.load(self.file())
 
     def places(self) -> Any:
         from gateway.places import Places

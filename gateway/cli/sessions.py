@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from gateway.cli.root import Context, command, format_option
-from gateway.cli.show import listing, printable
+from gateway.cli.show import listing
 from gateway.control import UNREACHABLE, CommandFailed
+from gateway.errors import printable
 
 DENIED = 77  # sysexits.h: EX_NOPERM
 COLUMNS = (
@@ -32,7 +33,7 @@ class Ago(click.ParamType[float]):
     ) -> float:
         if isinstance(value, float):
             return value
-        parts = re.fullmatch(r"(\d{1,6})([smhdw])", value)
+        parts = re.fullmatch(r"([0-9]{1,6})([smhdw])", value)
         if parts is None:
             self.fail(f"{value!r} is not a time like 30m, 2h or 7d", param, ctx)
         return time.time() - int(parts[1]) * _UNITS[parts[2]]
@@ -117,8 +118,10 @@ def explain(
 def _source(text: str | None) -> str | None:
     from ipaddress import ip_address
 
+    if text is None:
+        return None
     try:
-        return text and str(ip_address(text))
+        return str(ip_address(text))
     except ValueError:
         raise click.UsageError(f"{text!r} is not an IP address") from None
 
@@ -128,6 +131,6 @@ def _moment(text: str | None) -> float | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):  # not one, or before the year 1
         raise click.UsageError(f"{text!r} is not an ISO 8601 time") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

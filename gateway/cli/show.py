@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from gateway.errors import printable
+
 
 def listing(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str) -> None:
     """*rows* as JSON, or their *columns* as a table."""
@@ -25,8 +27,9 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str
     for row in rows:
         table.add_row(*(Text(cell(row.get(column))) for column in columns))
     console = Console()
-    # Nobody's terminal wraps a pipe.
-    console.print(table, width=None if console.is_terminal else 1000)
+    if not console.is_terminal:
+        console.width = 1000  # columns: nobody's screen wraps a pipe
+    console.print(table)
 
 
 def cell(value: Any) -> str:
@@ -36,10 +39,3 @@ def cell(value: Any) -> str:
     if isinstance(value, str):
         return printable(value)
     return printable(json.dumps(value, ensure_ascii=False))
-
-
-def printable(text: str) -> str:
-    """Control characters escaped, so that no terminal obeys what somebody else typed."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

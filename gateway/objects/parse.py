@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.contracts import Document
-from gateway.marked import Mark, Model, Reading
+from gateway.marked import Mark, Model, Reading, dotted, read_text
 from gateway.marked import Path as At
+from gateway.marked import json_schema as schema_of
 from gateway.objects.schema import KINDS, ObjectsFile
 
 
@@ -38,15 +40,12 @@ def read(path: Path) -> list[Document]:
 
     :raises BadFile: also if it cannot be read
     """
-    reading = Reading.open(path)
-    if reading.problems:
-        reading.finish()
-    return parse(path.read_text(encoding="utf-8"), str(path))
+    return parse(read_text(path), str(path))
 
 
 def json_schema() -> dict[str, Any]:
     """For editors and other tools."""
-    return {"title": "Objects of Gateway", **ObjectsFile.model_json_schema()}
+    return schema_of(ObjectsFile, "Objects of Gateway")
 
 
 def _listed(reading: Reading, kind: str, listed: Any) -> Iterator[Document]:
@@ -54,6 +53,7 @@ def _listed(reading: Reading, kind: str, listed: Any) -> Iterator[Document]:
         reading.complain((kind,), "has to be a list")
         return
     seen: set[str] = set()
+    marks = _marks(reading, kind)
     for place, entry in enumerate(listed):
         at: At = (kind, place)
         found = reading.judge(KINDS[kind], at)
@@ -65,21 +65,21 @@ def _listed(reading: Reading, kind: str, listed: Any) -> Iterator[Document]:
                 reading.complain((*at, "name"), f"{name} is there twice")
             seen.add(name)
         if found is not None and isinstance(name, str):
-            yield Document(kind, name, _body(found), reading.file, _marks(reading, at))
+            yield Document(kind, name, _body(found), reading.file, marks[place])
 
 
 def _body(found: Model) -> dict[str, Any]:
     return found.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"name"})
 
 
-def _marks(reading: Reading, at: At) -> dict[str, Mark]:
-    """Positions by the path inside one object: "accounts.0.password"."""
-    size = len(at)
-    return {
-        ".".join(map(str, path[size:])): mark
-        for path, mark in reading.marks.items()
-        if path[:size] == at
-    }
+def _marks(reading: Reading, kind: str) -> Mapping[int, dict[str, Mark]]:
+    """By an entry's place, positions by the path inside it: "accounts.0.password"."""
+    marks: defaultdict[int, dict[str, Mark]] = defaultdict(dict)
+    for path, mark in reading.marks.items():
+        match path:
+            case (first, int(place), *inside) if first == kind:
+                marks[place][dotted(inside)] = mark
+    return marks
 
 
 # -- what no single value shows: looked for even where other values are wrong --------------
@@ -121,16 +121,29 @@ def _of_postgresql(entry: dict[str, Any]) -> Iterator[tuple[At, str]]:
         for name in ("host_key", "host_ca"):
             if name in target:
                 yield ("targets", place, name), "means nothing for postgresql"
-    for place, account in _mappings(entry.get("accounts")):
-        certificate, key = (account.get(name) for name in ("certificate", "private_key"))
-        if (certificate is None) != (key is None):
-            yield ("accounts", place), "certificate and private_key are of use only together"
-        elif certificate == {}:
-            yield ("accounts", place, "certificate"), "has to name a file, a value or an env"
-    methods, tls = entry.get("authentication"), entry.get("tls")
-    mode = tls.get("mode", "verify-full") if isinstance(tls, dict) else "verify-full"
-    if isinstance(methods, list) and "password" in methods and mode in ("disable", "require"):
+    tls = tls if isinstance(tls := entry.get("tls"), dict) else {}
+    methods = methods if isinstance(methods := entry.get("authentication"), list) else []
+    mode = tls.get("mode", "verify-full")
+    if mode == "disable" and "ca" in tls:
+        yield ("tls", "ca"), "is of no use with tls.mode disable"
+    if "password" in methods and mode in ("disable", "require"):
         yield ("authentication",), "a clear-text password needs tls.mode verify-ca or verify-full"
+    for place, account in _mappings(entry.get("accounts")):
+        for inside, message in _of_account(account, mode, "trust" in methods):
+            yield ("accounts", place, *inside), message
+
+
+def _of_account(account: dict[str, Any], mode: str, trust: bool) -> Iterator[tuple[At, str]]:
+    """On a PostgreSQL target."""
+    certificate, key = "certificate" in account, "private_key" in account
+    if certificate != key:
+        yield (), "certificate and private_key are of use only together"
+    elif not (certificate or "password" in account or trust):
+        yield (), "needs a password, or a certificate and its private_key"
+    elif account.get("certificate") == {}:
+        yield ("certificate",), "has to name a file, a value or an env"
+    elif certificate and mode == "disable":
+        yield ("certificate",), "is of no use with tls.mode disable"
 
 
 def _twice(entry: dict[str, Any], listed: str, member: str) -> Iterator[tuple[At, str]]:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway import hours
-from gateway.fields import AddressField, Moment, Name, Network
+from gateway.fields import AddressField, Moment, Name, Network, Text, name
 from gateway.identity.password import parse_verifier
 from gateway.marked import Model
+from gateway.model import Address
 
-MAX_KEY = 16_384  # characters of a public key line; RSA-16384 has 2,800
+MAX_KEY = 16_384  # characters of a public key line; RSA-16384 has 2,800, and a comment
 
 Method = Literal["scram-sha-256", "certificate", "md5", "password", "trust"]
-TextField = Annotated[str, Field(min_length=1)]
+SecretText = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
 def _public_key(line: str) -> str:
+    line = line.strip()
     try:
-        load_ssh_public_key(line[:MAX_KEY].strip().encode())
+        load_ssh_public_key(line[:MAX_KEY].encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("is not an OpenSSH public key line") from None
-    return line.strip()
+    if len(line) > MAX_KEY or not line.isprintable() or "-cert-v" in line.partition(" ")[0]:
+        raise ValueError("holds more than an OpenSSH public key")
+    return line
+
+
+def _variable(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+        raise ValueError("should be the name of a variable")
+    return name
 
 
 def _verifier(text: str) -> str:
@@ -34,9 +44,19 @@ def _verifier(text: str) -> str:
     return text
 
 
+def _dialled(address: Address) -> Address:
+    if address.port == 0:
+        raise ValueError("port 0 cannot be connected to")
+    return address
+
+
 def _forward(pattern: str) -> str:
-    if re.fullmatch(r"(\[[0-9a-fA-F:*.]+\]|[^\s\[\]:]+):(\*|\d{1,5})", pattern) is None:
-        raise ValueError("should be HOST:PORT, either of which may be *")
+    """HOST:PORT, or the path of a Unix socket."""
+    if pattern.startswith("/") and pattern.isprintable():
+        return pattern
+    found = re.fullmatch(r"(?:\[[0-9a-fA-F:*.]+\]|[^\s\[\]:]+):(\*|0|[1-9][0-9]{0,4})", pattern)
+    if found is None or (found[1] != "*" and int(found[1]) > 65535):
+        raise ValueError("should be HOST:PORT, either of which may be *, or /PATH")
     return pattern
 
 
@@ -50,57 +70,58 @@ def _one_or_more(value: Any) -> Any:
 
 
 def _subject(text: str) -> str:
-    kind, colon, name = text.partition(":")
-    if kind not in ("user", "group") or not colon or not name:
+    kind, _, who = text.partition(":")
+    if kind not in ("user", "group"):
         raise ValueError("should be user:NAME or group:NAME")
+    name(who)
     return text
 
 
 PublicKey = Annotated[str, AfterValidator(_public_key)]
+Variable = Annotated[str, AfterValidator(_variable)]
 Verifier = Annotated[str, AfterValidator(_verifier)]
 Forward = Annotated[str, AfterValidator(_forward)]
 HoursField = Annotated[str, AfterValidator(_hours)]
 Subject = Annotated[str, AfterValidator(_subject)]
 Values = Annotated[
-    list[str],
+    list[Text],
     Field(min_length=1),
     BeforeValidator(_one_or_more),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 
 
-class _OneOf(Model):
-    """Exactly one of its members."""
+class Source(Model):
+    """Where something is read: here, a file, or the daemon's environment. One of them."""
 
-    @model_validator(mode="after")
-    def _one(self) -> _OneOf:
-        if sum(value is not None for _, value in self) != 1:
-            names = [info.alias or name for name, info in type(self).model_fields.items()]
-            raise ValueError(f"has to hold one of {', '.join(names)}")
-        return self
+    least: ClassVar[int] = 1
 
+    value: SecretText | None = Field(default=None, repr=False)
+    file: Text | None = None
+    env: Variable | None = None
 
-class Source(_OneOf):
-    """Where something is read: here, a file, or the daemon's environment."""
-
-    value: TextField | None = Field(default=None, repr=False)
-    file: TextField | None = None
-    env: TextField | None = None
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        """A wrong key is not named: it may be the secret itself."""
+        if isinstance(data, dict):
+            ways = [info.alias or name for name, info in cls.model_fields.items()]
+            if not cls.least <= len(data) <= 1 or not data.keys() <= set(ways):
+                raise ValueError(f"has to hold one of {', '.join(ways)}")
+        return data
 
 
 class UserPassword(Source):
     """A password, or what PostgreSQL would keep of it."""
 
     verifier: Verifier | None = Field(default=None, alias="scram-sha-256", repr=False)
-    plain: TextField | None = Field(default=None, repr=False)
+    plain: SecretText | None = Field(default=None, repr=False)
 
 
-class Minted(Model):
+class Minted(Source):
     """``certificate: {}``: a short-lived certificate, signed by the gateway's user CA."""
 
-    value: TextField | None = None
-    file: TextField | None = None
-    env: TextField | None = None
+    least = 0
 
 
 class AccountModel(Model):
@@ -111,7 +132,7 @@ class AccountModel(Model):
 
 
 class TargetModel(Model):
-    address: AddressField
+    address: Annotated[AddressField, AfterValidator(_dialled)]
     host_key: PublicKey | None = None
     host_ca: PublicKey | None = None
 
@@ -124,10 +145,10 @@ class TlsModel(Model):
 class ResourceModel(Model):
     name: Name
     protocol: Literal["postgresql", "ssh"]
-    labels: dict[str, str] = {}
+    labels: dict[Text, Text] = {}
     targets: Annotated[list[TargetModel], Field(min_length=1)]
     accounts: list[AccountModel] = []
-    database: TextField | None = None
+    database: Text | None = None
     tls: TlsModel = TlsModel()
     authentication: Annotated[list[Method], Field(min_length=1)] = ["scram-sha-256", "certificate"]
     tag_application_name: bool = True
@@ -144,7 +165,7 @@ class UserModel(Model):
 
 class SelectorModel(Model):
     names: Annotated[list[Name], Field(min_length=1)] | None = None
-    labels: dict[str, Values] = {}
+    labels: dict[Text, Values] = {}
 
 
 class SshModel(Model):
@@ -154,6 +175,7 @@ class SshModel(Model):
     forward: list[Forward] = []
     agent: bool = False
     x11: bool = False
+    record_input: bool = False
 
 
 class AllowModel(Model):

@@ -14,7 +14,11 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
 
 from gateway.contracts import Body, Document, Vault
 from gateway.errors import BadFile, GatewayError, Problem
@@ -75,6 +79,7 @@ class _Settler:
                     self._sealed(account, name, f"accounts.{place}.{name}", judge, was)
             if not ssh and "certificate" in account:
                 self._pem(account, "certificate", f"accounts.{place}.certificate")
+                self._pair(account, f"accounts.{place}.private_key")
         body["accounts"] = accounts
         body["tls"] = tls = dict(body["tls"])
         if "ca" in tls:
@@ -119,6 +124,21 @@ class _Settler:
             lambda: {"pem": _certificates(self._read(source)).decode(), **_origin(source)},
         )
 
+    def _pair(self, account: dict[str, Any], path: str) -> None:
+        """Looked at only where both are good."""
+        certificate, key = account["certificate"], account.get("private_key", {})
+        if "pem" not in certificate or "sealed" not in key:
+            return
+
+        def make() -> Any:
+            leaf = x509.load_pem_x509_certificate(certificate["pem"].encode())
+            private = load_pem_private_key(self._vault.unseal(key["sealed"]), None)
+            if leaf.public_key() != private.public_key():
+                raise _Wrong("is not the key of the certificate")
+            return key
+
+        self._put(account, "private_key", path, make)
+
     def _verifier(self, source: Body, kept: Body) -> Body:
         text = source.get("scram-sha-256") or self._made(source, kept.get("scram-sha-256"))
         return {"scram-sha-256": text, **_origin(source)}
@@ -143,7 +163,7 @@ class _Settler:
         if "env" in source:
             found = os.environb.get(source["env"].encode())
             if found is None:
-                raise _Wrong(f"${source['env']} is not in the daemon's environment")
+                raise _Wrong("is not in the daemon's environment")
             return found
         return _file(self._base / source["file"])
 
@@ -155,13 +175,18 @@ def _origin(source: Mapping[str, Any]) -> dict[str, str]:
 
 def _file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             data = file.read(MAX_SECRET + 1)
     except OSError as wrong:
         raise _Wrong(f"{path}: {wrong.strerror}") from None
     if len(data) > MAX_SECRET:
         raise _Wrong(f"{path} is longer than {MAX_SECRET} bytes")
     return data
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Of a pipe that nobody writes to, nothing is read; all else waits behind us."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _password(data: bytes) -> bytes:
@@ -196,8 +221,9 @@ def _said(loads: tuple[Callable[..., Any], ...], data: bytes) -> Iterator[type |
 
 
 def _certificates(data: bytes) -> bytes:
+    """Those in *data* and nothing else: a private key often stands in the same file."""
     try:
-        x509.load_pem_x509_certificates(data)
+        found = x509.load_pem_x509_certificates(data)
     except ValueError:
         raise _Wrong("is not a certificate in PEM") from None
-    return data
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in found)

@@ -1,0 +1,218 @@
+"""Reading recordings: what is shown, what is noted of who looked, what altered ones cannot hide."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.model import End, EndReason
+from gateway.record.format import CLIENT, TARGET
+from tests.daemon import STARTED, Daemon, Done, running
+from tests.pg.test_transcript import error, query, ready, tag
+from tests.support import asyncio_test
+
+ONE, OTHER = "a" * 16, "b" * 16
+
+
+def say(daemon: Daemon, session_id: str, *statements: str, started: float = STARTED) -> None:
+    """A session in which *statements* ran, and which goes on."""
+    log = daemon.begin(session_id, started=started).transcript
+    for sql in statements:
+        log.add(CLIENT, query(sql))
+        failed = sql.startswith("DROP")
+        log.add(TARGET, (error("42501", "no\x1b[2J!") if failed else tag("SELECT 1")) + ready())
+    assert log.commit(lambda: None)
+
+
+def end(daemon: Daemon) -> None:
+    daemon.runs[-1].done(End(EndReason.CLIENT))
+
+
+def transcript(daemon: Daemon, session_id: str) -> Path:
+    (path,) = daemon.places.transcripts.rglob(f"{session_id}.gwt")
+    return path
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"SELECT")] ^= 1
+    path.write_bytes(data)
+
+
+@asyncio_test
+async def test_replay(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 'Grüße'", "DROP TABLE t -- \x1b[2J")
+        end(daemon)
+        done = await daemon.cli("replay", "aaa")
+        assert (done.code, done.err) == (0, "")
+        said = [line.split(maxsplit=1)[1] for line in done.out.splitlines()]
+        assert "alice from 10.0.0.1 on orders as app_ro (db1.example.com:5432)" in said[0]
+        assert said[1] == "SELECT 'Grüße'"
+        assert said[2].startswith("SELECT 1  ")
+        assert said[3] == "DROP TABLE t -- \\x1b[2J"
+        assert said[4].startswith("ERROR 42501: no\\x1b[2J!  ")
+        assert said[5].startswith("end: client closed")
+        lines = (await daemon.cli("replay", ONE, "--format", "jsonl")).out.splitlines()
+        events = [json.loads(line) for line in lines]
+        assert [each["kind"] for each in events] == ["start", "statement", "statement", "end"]
+        assert [each["how"] for each in daemon.audited("transcript.read")] == ["replay", "replay"]
+        assert {each["session"] for each in daemon.audited("transcript.read")} == {ONE}
+
+
+@asyncio_test
+async def test_replay_and_watch_of_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        assert len((await daemon.cli("replay", ONE)).out.splitlines()) == 3
+        noted, write = asyncio.Event(), daemon.audit.write
+
+        def note(event: str, **facts: Any) -> str:
+            noted.set()
+            return write(event, **facts)
+
+        monkeypatch.setattr(daemon.audit, "write", note)
+        watching = asyncio.ensure_future(daemon.cli("watch", ONE))
+        await noted.wait()
+        log = daemon.runs[-1].transcript
+        log.add(CLIENT, query("SELECT 2"))
+        assert log.commit(lambda: None)
+        end(daemon)
+        said = (await watching).out
+        assert "SELECT 2" in said
+        assert said.splitlines()[-1].split()[1] == "end:"
+
+
+@asyncio_test
+async def test_export(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+        piped = await daemon.cli("export", ONE, "--to", "jsonl")
+        assert (piped.code, piped.err) == (0, "")
+        path = tmp_path / "out.jsonl"
+        await daemon.cli("export", ONE, "--to", "jsonl", "-o", str(path))
+        assert path.read_text() == piped.out
+        nowhere = await daemon.cli("export", ONE, "--to", "jsonl", "-o", str(tmp_path / "a" / "b"))
+        assert (nowhere.code, nowhere.err.count("\n")) == (1, 1)
+        assert {each["how"] for each in daemon.audited("transcript.read")} == {"export"}
+
+
+@pytest.mark.parametrize("command", [("replay",), ("watch",), ("export", "--to", "jsonl")])
+@asyncio_test
+async def test_no_such_session(tmp_path: Path, command: tuple[str, ...]) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE)
+        say(daemon, "ab" + "c" * 14)
+        for prefix, why in (
+            ("x", "there is no transcript x"),
+            ("a", "2 sessions begin with a: write more of the id"),
+            ("*", "there is no transcript *"),
+            ("../a", "'../a' is not a session id"),
+            ("", "'' is not a session id"),
+        ):
+            assert await daemon.cli(*command, prefix) == Done(1, "", f"gateway: {why}\n")
+        assert daemon.audited("transcript.read") == []
+
+
+@asyncio_test
+async def test_search(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT secret FROM t", "SELECT 2")
+        end(daemon)
+        say(daemon, OTHER, "select SECRET", started=STARTED + 86400)
+        os.utime(transcript(daemon, ONE), (STARTED, STARTED))
+        rows = (await daemon.cli("search", "Secret", "--format", "json")).json()
+        assert [(row["id"], row["sql"]) for row in rows] == [
+            (OTHER, "select SECRET"),
+            (ONE, "SELECT secret FROM t"),
+        ]
+        assert (await daemon.cli("search", "nothing of it", "--format", "json")).json() == []
+        assert len(daemon.audited("transcript.read")) == 2, "only where something was found"
+        assert "SELECT 2" in (await daemon.cli("search", "2")).out
+
+
+@asyncio_test
+async def test_one_damaged_transcript_does_not_hide_the_others(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+        say(daemon, OTHER, "SELECT 1")
+        end(daemon)
+        transcript(daemon, ONE).write_bytes(b"nothing of ours")
+        done = await daemon.cli("search", "select", "--format", "json")
+        assert done.code == 1
+        assert [row["id"] for row in json.loads(done.out)] == [OTHER]
+        assert done.err.startswith(f"gateway: {ONE}: ")
+        assert done.err.count("\n") == 1
+
+
+@asyncio_test
+async def test_verify(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+        say(daemon, OTHER, "SELECT 1")
+        await daemon.store.flush()
+        (ok,) = (await daemon.cli("verify", ONE, "--format", "json")).json()
+        assert (ok["id"], ok["status"], ok["detail"]) == (ONE, "ok", "")
+        (open_one,) = (await daemon.cli("verify", OTHER[:5], "--format", "json")).json()
+        assert open_one["status"] == "open"
+        every = (await daemon.cli("verify", "--all", "--format", "json")).json()
+        assert sorted(row["status"] for row in every) == ["ok", "open", "open"], "and the audit log"
+        whole = transcript(daemon, ONE).read_bytes()
+        alter(transcript(daemon, ONE))
+        done = await daemon.cli("verify", "--all")
+        assert (done.code, done.err) == (1, "")
+        assert "altered" in done.out
+        transcript(daemon, ONE).write_bytes(whole[:-100])
+        cut = await daemon.cli("verify", ONE, "--format", "json")
+        assert (cut.code, json.loads(cut.out)[0]["status"]) == (1, "altered"), "the index knows"
+        assert daemon.audited("transcript.read") == []
+
+
+@asyncio_test
+async def test_without_a_daemon(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+    assert (await daemon.cli("replay", ONE)).code == 0
+    assert (await daemon.cli("verify", "--all")).code == 0
+    assert len((await daemon.cli("search", "1", "--format", "json")).json()) == 1
+
+
+@asyncio_test
+async def test_what_cannot_be_noted_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+        daemon.audit._file.fail("no space left on device")
+        monkeypatch.setattr(daemon.audit, "_root", tmp_path / "gateway.yaml")
+        for command in (("replay", ONE), ("search", "select"), ("export", ONE, "--to", "jsonl")):
+            done = await daemon.cli(*command)
+            assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+
+
+@asyncio_test
+async def test_looking_makes_no_keys(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+    daemon.places.keys.rename(tmp_path / "kept elsewhere")
+    done = await daemon.cli("verify", ONE)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert not daemon.places.keys.exists()
+    fresh = tmp_path / "fresh.yaml"
+    fresh.write_text("state_dir: new\nlisteners: [{address: 'h:0', protocols: [ssh]}]\n")
+    every = await daemon.cli("verify", "--all", "--format", "json", "--config", str(fresh))
+    assert every.json() == []
+    assert not (tmp_path / "new").exists()
