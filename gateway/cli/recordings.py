@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from base64 import b64decode
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,16 +28,41 @@ VERDICTS = ("id", "status", "detail", "records")
 @command()
 @click.argument("session", metavar="ID")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table")
-def replay(context: Context, session: str, form: str) -> None:
-    """Show what happened in a session, running ones up to now."""
+@click.option("--speed", type=click.FloatRange(1 / 64, 64), default=1.0, help="Of a terminal.")
+@click.option("--idle-limit", type=click.FloatRange(min=0), help="Longest pause, in seconds.")
+@click.option("--channel", type=int, help="Which terminal, where there are several.")
+def replay(
+    context: Context,
+    session: str,
+    form: str,
+    speed: float,
+    idle_limit: float | None,
+    channel: int | None,
+) -> None:
+    """Show what happened in a session, running ones up to now.
+
+    Terminals are played: space pauses, + and - change the speed, q quits.
+    """
+    from gateway.cli import player
     from gateway.record import export
+    from gateway.record.cast import NoTerminal
 
     path = _found(context, session, "replay")
     if form == "jsonl":
         export.to_jsonl(_events(path), sys.stdout)
         return
-    for line in export.listing(_events(path)):
-        click.echo(line)
+    try:
+        player.replay(
+            _events(path),
+            sys.stdin,
+            sys.stdout,
+            speed=speed,
+            idle_limit=idle_limit,
+            channel=channel,
+        )
+    except NoTerminal:
+        for line in export.listing(_events(path)):
+            click.echo(line)
 
 
 @command()
@@ -48,31 +75,79 @@ def watch(context: Context, session: str) -> None:
 
 
 async def _follow(path: Path) -> None:
-    from gateway.pg.transcript import Events
-    from gateway.record import export, reader
+    from gateway.record import reader
+    from gateway.told import Events
 
-    events = Events()
-    async for record in reader.follow(path):
-        for line in export.listing(events.feed(record)):
+    events, screen = Events(), _Screen()
+    try:
+        async for record in reader.follow(path):
+            for event in events.feed(record):
+                screen.show(event)
+    finally:
+        screen.close()
+
+
+class _Screen:
+    """Events as lines; what terminals show as they show it, but for what would command ours."""
+
+    def __init__(self) -> None:
+        self._terminals: dict[Any, _Terminal] = {}
+
+    def show(self, event: dict[str, Any]) -> None:
+        from gateway.record import export
+
+        channel = event.get("channel")
+        if event["kind"] == "channel" and event.get("pty"):
+            self._terminals[channel] = _Terminal()
+        if event["kind"] == "output" and channel in self._terminals:
+            click.echo(self._terminals[channel].shown(event["data"]), nl=False)
+            return
+        for line in export.listing([event]):
             click.echo(line)
+
+    def close(self) -> None:
+        from gateway.cli.vt import RESET
+
+        if self._terminals and sys.stdout.isatty():
+            click.echo(RESET, nl=False)
+
+
+class _Terminal:
+    """The output of one terminal, made harmless; characters may come in pieces."""
+
+    def __init__(self) -> None:
+        from gateway.cli.vt import Filter
+
+        self._filter = Filter()
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def shown(self, data: str | dict[str, str]) -> str:
+        octets = data.encode() if isinstance(data, str) else b64decode(data["base64"])
+        return self._filter.feed(self._decoder.decode(octets))
 
 
 @command()
 @click.argument("session", metavar="ID")
-@click.option("--to", "form", type=click.Choice(["jsonl"]), required=True)
+@click.option("--to", "form", type=click.Choice(["jsonl", "cast", "html"]), required=True)
+@click.option("--channel", type=int, help="Which terminal (cast).")
 @click.option("-o", "--output", type=click.File("w", lazy=True), default="-")
-def export(context: Context, session: str, form: str, output: TextIO) -> None:
-    """Write a session's transcript in another form."""
-    from gateway.record.export import to_jsonl
+def export(context: Context, session: str, form: str, channel: int | None, output: TextIO) -> None:
+    """Write a session's transcript in another form: cast is asciinema's."""
+    from gateway.record.cast import to_cast
+    from gateway.record.export import to_html, to_jsonl
 
-    to_jsonl(_events(_found(context, session, "export")), output)
+    events = _events(_found(context, session, "export"))
+    if form == "cast":
+        to_cast(events, output, channel)
+    else:
+        {"jsonl": to_jsonl, "html": to_html}[form](events, output)
 
 
 @command()
 @click.argument("text")
 @format_option
 def search(context: Context, text: str, form: str) -> None:
-    """Find statements that contain TEXT (any case), the newest sessions first."""
+    """Find statements and commands that contain TEXT (any case), the newest sessions first."""
     from gateway.record.format import Damaged
 
     rows, unreadable = [], False
@@ -85,14 +160,22 @@ def search(context: Context, text: str, form: str) -> None:
             continue
         if hits:
             _tell(context, path.stem, "search")
-        rows += [{"id": path.stem, "at": hit["at"], "sql": hit["sql"]} for hit in hits]
-    listing(rows, ("id", "at", "sql"), form)
+        rows += [{"id": path.stem, "at": hit["at"], _SAID[hit["kind"]]: _said(hit)} for hit in hits]
+    listing(rows, ("id", "at", *_SAID.values()), form)
     raise SystemExit(FAILED if unreadable else 0)
 
 
+_SAID = {"statement": "sql", "exec": "command", "file": "path"}
+"""Where an event has what a person asked for, by its kind."""
+
+
+def _said(event: Mapping[str, Any]) -> object:
+    return event.get(_SAID.get(event["kind"], ""))
+
+
 def _contains(event: Mapping[str, Any], text: str) -> bool:
-    sql = event.get("sql")
-    return isinstance(sql, str) and text.casefold() in sql.casefold()
+    said = _said(event)
+    return isinstance(said, str) and text.casefold() in said.casefold()
 
 
 @command()
@@ -110,18 +193,24 @@ def verify(context: Context, session: str | None, every: bool, form: str) -> Non
         paths = [*_transcripts(context), *sorted(places.audit.glob("*.gwt"))]
     else:
         paths = [reader.find(places.transcripts, session or "")]
-    verdicts = list(_verdicts(context, paths))
+    verdicts = list(_verdicts(context, paths, every))
     listing(verdicts, VERDICTS, form)
     raise SystemExit(FAILED if any(row["status"] == "altered" for row in verdicts) else 0)
 
 
-def _verdicts(context: Context, paths: list[Path]) -> Iterator[dict[str, Any]]:
+def _verdicts(context: Context, paths: list[Path], every: bool) -> Iterator[dict[str, Any]]:
+    """*every*: those are all that there are, and what else the session index knows is missing."""
     from gateway.record.keys import signing_key
     from gateway.record.verify import verify as judge
-    from gateway.store import read_digest
+    from gateway.store import read_digests
     from gateway.vault import FileVault
 
     places = context.places()
+    digests = read_digests(places.store)
+    if every:
+        for gone in sorted(digests.keys() - {path.stem for path in paths}):
+            detail = "the session index knows it, and it is gone"
+            yield {"id": gone, "status": "altered", "detail": detail, "records": 0}
     if not paths:
         return
     if not places.keys.is_dir():  # they would be made, and fit nothing
@@ -129,7 +218,7 @@ def _verdicts(context: Context, paths: list[Path]) -> Iterator[dict[str, Any]]:
     public = signing_key(places.keys).public_key()
     mac = FileVault.open(places.keys).derive(b"transcripts")
     for path in paths:
-        verdict = judge(path, public, mac, read_digest(places.store, path.stem))
+        verdict = judge(path, public, mac, digests.get(path.stem))
         yield {
             "id": path.stem,
             "status": verdict.status,
@@ -168,7 +257,7 @@ def _written(path: Path) -> float:
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    from gateway.pg.transcript import events
     from gateway.record.reader import records
+    from gateway.told import events
 
     return events(records(path))

@@ -5,8 +5,10 @@ What is shown was typed by somebody and is hostile to terminals until escaped.
 
 from __future__ import annotations
 
+import html
 import json
 import unicodedata
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -17,6 +19,14 @@ def to_jsonl(events: Iterable[Event], out: TextIO) -> None:
     """One object a line, in ASCII: no control character gets through."""
     for event in events:
         out.write(json.dumps(event, allow_nan=False) + "\n")
+
+
+def to_html(events: Iterable[Event], out: TextIO) -> None:
+    """A page that needs nothing else: the listing, escaped."""
+    out.write('<!DOCTYPE html>\n<meta charset="utf-8">\n<title>Session</title>\n<pre>\n')
+    for line in listing(events):
+        out.write(html.escape(line) + "\n")
+    out.write("</pre>\n")
 
 
 def listing(events: Iterable[Event]) -> Iterator[str]:
@@ -60,7 +70,9 @@ def _statement(event: Event) -> str:
 
 
 def _notes(event: Event) -> Iterator[tuple[str, str]]:
-    """A mark and a line each: what belongs to a statement and is not its text."""
+    """A mark and a line each: what belongs to a statement or command and is not its text."""
+    if event.get("kind") == "exec":
+        yield "->", _result(event)
     if event.get("kind") != "statement":
         return
     if event.get("parameters"):
@@ -101,9 +113,126 @@ def _plain(event: Event) -> str:
     return f"{event.get('kind')} {said}".rstrip()
 
 
+# -- what only SSH sessions have: KIND CHANNEL: what somebody said ---------------------------
+
+
+def _said(event: Event, what: str) -> str:
+    channel = "" if event.get("channel") is None else f" {event['channel']}"
+    return f"{event.get('kind')}{channel}: {what}".removesuffix(": ")
+
+
+def _text(value: Any) -> str:
+    """Text, as it was written; bytes that are none by their codes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("base64"), str):
+        try:
+            return b64decode(value["base64"]).decode("utf-8", "backslashreplace")
+        except ValueError:
+            pass
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _word(value: Any) -> str:
+    """:func:`_text` that stays on its line."""
+    return printable(_text(value))
+
+
+def _channel(event: Event) -> str:
+    pty, environment = event.get("pty"), event.get("environment")
+    said = _text(event.get("type"))
+    if isinstance(pty, Mapping):
+        said += f" on {_word(pty.get('term'))} {pty.get('columns')}x{pty.get('rows')}"
+    if isinstance(environment, Mapping):
+        said += "".join(f", {_word(name)}={_word(value)}" for name, value in environment.items())
+    what = event.get("command", event.get("subsystem"))
+    return _said(event, said if what is None else f"{said}, {_text(what)}")
+
+
+def _output(event: Event) -> str:
+    stream = " stderr" if event.get("stream") == "stderr" else ""
+    lines = _text(event.get("data")).replace("\r\n", "\n").removesuffix("\n")
+    return f"{event.get('kind')} {event.get('channel')}{stream}: {lines}"
+
+
+def _exec(event: Event) -> str:
+    return _said(event, _text(event.get("command")))
+
+
+def _result(event: Event) -> str:
+    """How a command ended."""
+    if event.get("refused"):
+        return "refused"
+    said = "no answer"
+    if event.get("exit_signal") is not None:
+        said = f"signal {_word(event['exit_signal'])}"
+    elif event.get("exit_status") is not None:
+        said = f"status {event['exit_status']}"
+    duration = event.get("duration_ms")
+    return said if duration is None else f"{said}  {duration:.3f} ms"
+
+
+def _exit(event: Event) -> str:
+    return _said(event, _result(event))
+
+
+def _closed(event: Event) -> str:
+    counts = (f"{event.get(f'bytes_{way}')} bytes {way}" for way in ("in", "out", "err"))
+    return _said(event, ", ".join(counts))
+
+
+def _file(event: Event) -> str:
+    said = f"{_word(event.get('operation'))} {_word(event.get('path'))}"
+    if event.get("to") is not None:
+        said += f" to {_word(event['to'])}"
+    if event.get("bytes") is not None:
+        said += f", {event['bytes']} bytes"
+    told = ("at", "kind", "channel", "operation", "path", "to", "bytes")
+    rest = {name: value for name, value in event.items() if name not in told}
+    said += "".join(
+        f", {_word(name)} {_word(is_)}" for name, is_ in rest.items() if is_ is not None
+    )
+    return _said(event, said)
+
+
+def _forward(event: Event) -> str:
+    said = f"{_word(event.get('type'))} to {_word(event.get('to'))}"
+    if "listen" in event:
+        said = f"listens at {_word(event['listen'])}"
+    if event.get("refused"):
+        said += ", refused"
+    elif "bytes_in" in event:
+        said += f", {event['bytes_in']} bytes in, {event.get('bytes_out')} bytes out"
+    return _said(event, said)
+
+
+def _resize(event: Event) -> str:
+    return _said(event, f"{event.get('columns')}x{event.get('rows')}")
+
+
+def _request(event: Event) -> str:
+    return _said(event, _word(event.get("request")))
+
+
+def _signal(event: Event) -> str:
+    return _said(event, _word(event.get("signal")))
+
+
 _SHOWN: dict[str, Callable[[Event], str]] = {
     "start": _start,
     "statement": _statement,
     "copy": _copy,
     "end": _end,
+    "channel": _channel,
+    "output": _output,
+    "input": _output,
+    "exec": _exec,
+    "exit": _exit,
+    "closed": _closed,
+    "file": _file,
+    "forward": _forward,
+    "resize": _resize,
+    "signal": _signal,
+    "denied": _request,
+    "refused": _request,
 }

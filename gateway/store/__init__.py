@@ -6,7 +6,7 @@ Nothing here is asked on the path of a connection: that is what the snapshot is 
 """
 
 from gateway.store.database import StoreUnusable
-from gateway.store.reading import read_digest, read_sessions
+from gateway.store.reading import read_digests, read_sessions
 from gateway.store.store import Bodies, Changes, Conflict, Store
 from gateway.store.tables import StoredObject
 
@@ -17,6 +17,6 @@ __all__ = [
     "Store",
     "StoreUnusable",
     "StoredObject",
-    "read_digest",
+    "read_digests",
     "read_sessions",
 ]

@@ -30,14 +30,15 @@ def read_sessions(
     return [session_info(row) for row in _rows(path, query)]
 
 
-def read_digest(path: Path, session_id: str) -> str | None:
-    """The digest (hex) of a whole transcript, as its session's end noted it.
+def read_digests(path: Path) -> dict[str, str]:
+    """The digests (hex) of whole transcripts, as their sessions' ends noted them, by session.
 
-    :return: None if the session is not known, still runs, or was lost
+    Sessions that still run, were lost or were not recorded have none.
+
     :raises StoreUnusable: the file is not ours, or may not be read
     """
-    rows = _rows(path, select(sessions.c.digest).where(sessions.c.id == session_id))
-    return (rows[0].digest or None) if rows else None
+    query = select(sessions.c.id, sessions.c.digest).where(sessions.c.digest != "")
+    return {row.id: row.digest for row in _rows(path, query)}
 
 
 def _rows(path: Path, query: Select[Any]) -> Sequence[Row[Any]]:

@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from gateway.model import SessionInfo
-from gateway.store import Store, StoreUnusable, read_digest, read_sessions
+from gateway.store import Store, StoreUnusable, read_digests, read_sessions
 from tests.support import asyncio_test
 
 INFO = SessionInfo("1", "alice", "orders", "app_ro", "h:1", "postgresql", "::1", 100.0)
@@ -34,14 +34,14 @@ async def test_it_agrees_with_the_store_open_or_closed(tmp_path: Path) -> None:
     await store.close()
     before = path.read_bytes()
     assert [read_sessions(path, **wanted) for wanted in FILTERS] == expected
-    assert [read_digest(path, each) for each in ("1", "2", "3")] == [None, "abcd", None]
+    assert read_digests(path) == {"2": "abcd"}
     assert path.read_bytes() == before
 
 
 def test_no_store_has_no_sessions_and_none_is_made(tmp_path: Path) -> None:
     path = tmp_path / "gateway.sqlite"
     assert read_sessions(path) == []
-    assert read_digest(path, "1") is None
+    assert read_digests(path) == {}
     assert not path.exists()
 
 
