@@ -6,43 +6,51 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
-from gateway import config, objects
+from gateway import certificates, config, objects
 from gateway.audit import FileAudit
 from gateway.ca import server_names
 from gateway.catalog import Catalog
 from gateway.certificates import Certificates
 from gateway.commands import Commands
-from gateway.config import Config
+from gateway.config import Config, ListenerConfig
 from gateway.control import Control
 from gateway.diagnostics import Diagnostics, Metrics
+from gateway.doorstep import Doorstep, Story
 from gateway.errors import GatewayError, LimitReached, NotRecorded
+from gateway.greeting import Spoken
 from gateway.health import Sightings
 from gateway.identity import Authenticators
 from gateway.listen import Listener, Strangers
 from gateway.live import Live
-from gateway.model import Snapshot
+from gateway.model import End, EndReason, Snapshot
 from gateway.pg import words
 from gateway.pg.cancel import CancelKeys
-from gateway.pg.dial import IReactor, PostgresDialer
+from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.pump import Pump
 from gateway.places import Places
+from gateway.reach import IReactor
 from gateway.record.keys import signing_key
 from gateway.record.writer import FileRecorder, purge
 from gateway.session import Door, serve
+from gateway.ssh.authority import SshAuthority
+from gateway.ssh.dial import SshDialer
+from gateway.ssh.edge import SshDoor, SshEdge
 from gateway.store import Store
 from gateway.vault import FileVault
 from gateway.wire import Wire
 
 TICK = 1.0  # seconds between looks at limits, hours and the transcripts' leftovers
 TIDY = 3600.0  # seconds between looks for what is past its retention
+AT_START = ("state_dir", "listeners", "diagnostics", "recording", "health")  # only read then
 
 log = Logger()
 
@@ -55,6 +63,7 @@ class Gateway:
         self._path = path
         self._config = configuration
         self._places = Places(configuration.state_dir)
+        self._control = Control(self._places.control)
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._unready: str | None = "starting"
@@ -65,9 +74,11 @@ class Gateway:
         :raises GatewayError: something is missing or in the way, and what
         """
         _private(self._places.state_dir)
+        self._control.claim()
         await self._open_rooms()
         self._open_pump()
-        await self._control.start()
+        await self._open_ssh()
+        await self._control.start(self._commands().table())
         try:
             self._open_doors()
         except CannotListenError as taken:
@@ -86,7 +97,12 @@ class Gateway:
         key, mac = signing_key(places.keys), vault.derive(b"transcripts")
         self._audit = FileAudit(places.audit, key, mac)
         self._recorder = FileRecorder(
-            places.transcripts, key, mac, recording.durability, recording.required
+            places.transcripts,
+            key,
+            mac,
+            recording.durability,
+            recording.required,
+            self._unrecorded,
         )
         self._store = await Store.open(places.store)
         await self._store.mark_lost()
@@ -102,7 +118,13 @@ class Gateway:
         )
         self._prover = Authenticators(vault.derive(b"unknown users"))
         await self._catalog.load()
-        await self._apply_objects()
+        await self._apply_objects(self._config.objects)
+
+    async def _open_ssh(self) -> None:
+        authority = await asyncio.to_thread(SshAuthority.open, self._places.keys)
+        timeout = self._config.health.timeout_seconds
+        dialer = SshDialer(self._reactor, authority, self._sightings, time.time, timeout)
+        self._ssh = SshDoor(authority, dialer, _names(self._config), self._config.domain, time.time)
 
     def _open_pump(self) -> None:
         """What carries PostgreSQL sessions."""
@@ -111,7 +133,7 @@ class Gateway:
         self._certificates = Certificates(
             self._places.state_dir,
             self._config.tls,
-            self._names(),
+            _names(self._config),
             lambda: datetime.now(UTC),
         )
         timeout = self._config.health.timeout_seconds
@@ -136,7 +158,6 @@ class Gateway:
         )
         self._metrics.gauge("sessions_live", "Running sessions", lambda: len(self._live))
         self._metrics.gauge("pump_lag_seconds", "Longest wake-up lately", self._pump.take_lag)
-        self._control = Control(self._places.control, self._commands().table())
 
     def _commands(self) -> Commands:
         return Commands(
@@ -151,24 +172,41 @@ class Gateway:
         )
 
     def _open_doors(self) -> None:
-        strangers = Strangers(self._config.limits.unauthenticated_per_address)
+        self._strangers = Strangers(self._config.limits.unauthenticated_per_address)
         for listener in self._config.listeners:
-            if "postgresql" not in listener.protocols:
-                log.warn(
-                    "{address}: {what} not served yet",
-                    address=listener.address,
-                    what=", ".join(sorted(listener.protocols)),
-                )
+            stories = self._stories(listener)
+            if not stories:
                 continue
-            door = Listener(self._begin_postgres, self._turn_away, strangers)
+            step = Doorstep(stories, listener.trusted_proxies, self._config.limits.login_seconds)
+            only = next(iter(stories)) if len(stories) == 1 else None
+            full = self._turn_away if only is Spoken.POSTGRESQL else self._hang_up
+            door = Listener(step.begin, full, self._strangers, step.arrive)
             door.open(self._reactor, listener.address)
             self._listeners.append(door)
         self._diagnostics = Diagnostics(self._metrics, self._readiness)
         if self._config.diagnostics is not None:
             self._diagnostics.open(self._reactor, self._config.diagnostics)
 
+    def _stories(self, listener: ListenerConfig) -> dict[Spoken, Story]:
+        """What is served there, by how it is spoken."""
+        told = {Spoken.POSTGRESQL: self._begin_postgres, Spoken.SSH: self._begin_ssh}
+        missing = listener.protocols - {spoken.value for spoken in told}
+        if missing:
+            what = ", ".join(sorted(missing))
+            log.warn("{address}: {what} not served yet", address=listener.address, what=what)
+        return {
+            spoken: story for spoken, story in told.items() if spoken.value in listener.protocols
+        }
+
     async def _begin_postgres(self, wire: Wire) -> None:
         await serve(self._door, PostgresEdge(wire, self._postgres))
+
+    async def _begin_ssh(self, wire: Wire) -> None:
+        await serve(self._door, SshEdge(self._ssh, wire))
+
+    async def _hang_up(self, wire: Wire) -> None:
+        self._metrics.login("LimitReached")
+        wire.close()
 
     async def _turn_away(self, wire: Wire) -> None:
         self._metrics.login("LimitReached")
@@ -179,19 +217,21 @@ class Gateway:
             pass
         wire.close()
 
-    def _names(self) -> frozenset[str]:
-        hosts = [listener.address.host for listener in self._config.listeners]
-        return server_names(hosts, socket.gethostname(), self._config.domain)
-
     def _changed(self, snapshot: Snapshot) -> None:
         """The objects are other ones: live sessions are judged again, at once."""
         self._rechecking = asyncio.ensure_future(self._live.recheck(snapshot))
 
-    async def _apply_objects(self) -> None:
-        """:raises BadFile: one of the files has mistakes"""
-        for path in self._config.objects:
-            documents = objects.read(path)
-            await self._catalog.apply(documents, owner=str(path))
+    def _unrecorded(self, session_id: str, error: NotRecorded) -> None:
+        """A transcript failed while nobody spoke: what runs there must not go on."""
+        session = self._live.find(session_id)
+        if session is not None:
+            session.end(End(EndReason.NOT_RECORDED, str(error)))
+
+    async def _apply_objects(self, files: Sequence[Path]) -> None:
+        """:raises BadFile: one of the *files* has mistakes"""
+        # Read in a thread: 20,000 users take 8 s.
+        read = {str(path): await asyncio.to_thread(objects.read, path) for path in files}
+        await self._catalog.adopt(read)
 
     async def reload(self) -> None:
         """Configuration, certificates and objects, without dropping a session.
@@ -199,27 +239,46 @@ class Gateway:
         What cannot be used is logged and raised, and all stays as it was.
         """
         try:
-            self._config = fresh = config.load(self._path)
-            self._certificates.reload(fresh.tls, self._names())
-            await self._apply_objects()
+            fresh = config.load(self._path)
+            tls, names = fresh.tls, _names(fresh)
+            certificates.load(self._places.state_dir, tls, names, datetime.now(UTC))  # a trial
+            await self._apply_objects(fresh.objects)
+            self._certificates.reload(tls, names)
         except GatewayError as failed:
             log.error("Not reloaded: {why}", why=str(failed))
             raise
+        self._adopt(fresh, names)
         log.info("Reloaded")
 
+    def _adopt(self, fresh: Config, names: frozenset[str]) -> None:
+        """Connections that come from now on find what *fresh* says."""
+        before, self._config = self._config, fresh
+        limits, domain = fresh.limits, fresh.domain
+        self._postgres = evolve(self._postgres, tls_required=fresh.tls_required, domain=domain)
+        self._ssh = evolve(self._ssh, names=names, domain=domain)
+        self._door = evolve(self._door, login_seconds=limits.login_seconds)
+        self._live.most, self._live.most_per_user = limits.sessions, limits.sessions_per_user
+        self._strangers.most = limits.unauthenticated_per_address
+        for name in AT_START:
+            if getattr(before, name) != getattr(fresh, name):
+                log.warn("{name} has changed: not all of it holds before a restart", name=name)
+
     async def stop(self) -> None:
-        """Close the doors, let sessions finish within ``drain_seconds``, close the rest."""
+        """Take no new sessions, let others finish within ``drain_seconds``, close all."""
         self._unready = "draining"
+        await self._live.drain(self._config.drain_seconds)  # who comes meanwhile is told
         for listener in self._listeners:
             await listener.close()
-        await self._live.drain(self._config.drain_seconds)
+            await listener.cut_off()
+        for story in self._door.inside:
+            story.cancel()
         for task in self._tasks:
             task.cancel()
-        await self._control.close()
         await self._diagnostics.close()
         self._pump.close()
         await self._store.close()
         self._audit.close()
+        await self._control.close()
 
     def _readiness(self) -> str | None:
         return self._unready or self._recorder.unwritable()
@@ -245,6 +304,12 @@ class Gateway:
             except Exception:
                 log.failure("Housekeeping failed")
             await asyncio.sleep(seconds)
+
+
+def _names(configuration: Config) -> frozenset[str]:
+    """What the gateway's own certificate is for."""
+    hosts = [listener.address.host for listener in configuration.listeners]
+    return server_names(hosts, socket.gethostname(), configuration.domain)
 
 
 def _private(directory: Path) -> None:

@@ -88,7 +88,7 @@ def server_pem(state_dir: Path, names: frozenset[str], now: datetime) -> bytes:
     path = state_dir / "keys" / "server.pem"
     made_by = authority(state_dir, now)
     if path.exists():
-        found = _private(path)
+        found = read_private(path)
         if _serves(found, made_by, names, now):
             return found
     fresh = _server_pem(made_by, names, now)
@@ -190,7 +190,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        key = load_pem_private_key(_private(path), None)
+        key = load_pem_private_key(read_private(path), None)
     except (ValueError, TypeError) as wrong:
         raise bad(path, "is not a private key in PEM") from wrong
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -221,7 +221,11 @@ def read_chain(path: Path) -> list[x509.Certificate]:
         raise bad(path, "is not a certificate in PEM") from wrong
 
 
-def _private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """What only its owner may read.
+
+    :raises BadFile: others may, or it cannot be read
+    """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as wrong:

@@ -22,6 +22,8 @@ from gateway.store import Bodies, Changes, Store, StoredObject
 
 T = TypeVar("T")
 Key = tuple[str, str]  # kind, name
+Owned = Sequence[tuple[Document, str | None]]
+"""Documents, each with the objects file that is to own it."""
 
 SECRETS = frozenset({"password", "private_key"})  # members of bodies that are never shown
 ORIGINS = ("file", "env")  # members of a secret that say where it was read
@@ -122,33 +124,54 @@ class Catalog:
         :param prune: remove everything that is not named, whoever owns it
         :raises BadFile: a secret cannot be read, or a reference leads nowhere
         """
-        return await _whole(self._apply(documents, owner, prune, dry_run))
+
+        def goes(found: StoredObject) -> bool:
+            return prune or (owner is not None and found.owner == owner)
+
+        owned = [(document, owner) for document in documents]
+        return await _whole(self._apply(owned, goes, owner or BY_HAND, dry_run))
+
+    async def adopt(self, files: Mapping[str, Sequence[Document]]) -> list[Change]:
+        """Make all that files own what *files* say, by owner: all of it or nothing.
+
+        Objects of a file that is not among them go, too: it is no longer configured.
+
+        :raises BadFile: as :meth:`apply`, or two files name one object
+        """
+        owned = [(document, owner) for owner, named in files.items() for document in named]
+        problems = _claimed_twice(owned)
+        if problems:
+            raise BadFile(problems)
+
+        def goes(found: StoredObject) -> bool:
+            return found.owner is not None
+
+        return await _whole(self._apply(owned, goes, ", ".join(files), dry_run=False))
 
     async def _apply(
-        self, documents: Sequence[Document], owner: str | None, prune: bool, dry_run: bool
+        self, owned: Owned, goes: Callable[[StoredObject], bool], actor: str, dry_run: bool
     ) -> list[Change]:
+        """:param goes: whether an object that is not named is removed"""
         async with self._lock:
             version, stored = await self._store.bodies()
-            named = await asyncio.to_thread(self._settle, documents, owner, stored)
+            named = await asyncio.to_thread(self._settle, owned, stored)
             changes: dict[Key, StoredObject | None] = {
                 key: new for key, new in named.items() if new != _find(stored, key)
             }
-            changes |= dict.fromkeys(_unnamed(stored, named, owner, prune))
+            changes |= dict.fromkeys(_unnamed(stored, named, goes))
             plan = Plan(version, stored, changes)
-            problems = objects.dangling(plan.after(), documents)
+            problems = objects.dangling(plan.after(), [document for document, _ in owned])
             if problems:
                 raise BadFile(problems)
             if not dry_run:
-                await self._commit(plan, owner or BY_HAND)
+                await self._commit(plan, actor)
             return plan.listed()
 
-    def _settle(
-        self, documents: Sequence[Document], owner: str | None, stored: Bodies
-    ) -> dict[Key, StoredObject]:
+    def _settle(self, owned: Owned, stored: Bodies) -> dict[Key, StoredObject]:
         """The documents with their secrets read and sealed; all mistakes at once."""
         settled: dict[Key, StoredObject] = {}
         problems: list[Problem] = []
-        for document in documents:
+        for document, owner in owned:
             key = (document.kind, document.name)
             before = _find(stored, key)
             try:
@@ -271,14 +294,26 @@ def _known(stored: Bodies, kind: str, name: str) -> StoredObject:
 
 
 def _unnamed(
-    stored: Bodies, named: Mapping[Key, StoredObject], owner: str | None, prune: bool
+    stored: Bodies, named: Mapping[Key, StoredObject], goes: Callable[[StoredObject], bool]
 ) -> Iterator[Key]:
     """What goes because it was not named."""
     for kind, found in stored.items():
         for name, each in found.items():
-            lost = owner is not None and each.owner == owner
-            if (prune or lost) and (kind, name) not in named:
+            if goes(each) and (kind, name) not in named:
                 yield kind, name
+
+
+def _claimed_twice(owned: Owned) -> tuple[Problem, ...]:
+    owners: dict[Key, str | None] = {}
+    problems = []
+    for document, owner in owned:
+        key = (document.kind, document.name)
+        if key in owners:
+            line, column = document.marks.get("name", document.marks.get("", (1, 1)))
+            message = f"is in {owners[key]} already"
+            problems.append(Problem(document.file, line, column, ".".join(key), message))
+        owners.setdefault(key, owner)
+    return tuple(problems)
 
 
 def _change(key: Key, before: StoredObject | None, after: StoredObject | None) -> Change:

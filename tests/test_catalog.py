@@ -136,6 +136,24 @@ async def test_who_owns_what(
 
 
 @asyncio_test
+async def test_files_are_one_state_whatever_their_order(tmp_path: Path) -> None:
+    async with Rig(tmp_path).open() as (catalog, _):
+        await apply(catalog, BOB)
+        files = {"f": READER + ALICE + BOUND, "g": ORDERS}
+        read = {owner: objects.parse(text, owner) for owner, text in files.items()}
+        assert short(await catalog.adopt(read)) == [
+            "+ alice-reads", "+ orders", "+ reader", "+ alice"
+        ]  # fmt: skip
+        assert await catalog.adopt(read) == []
+        assert short(await catalog.adopt({"g": read["g"]})) == [
+            "- alice-reads", "- reader", "- alice"
+        ]  # fmt: skip
+        assert catalog.snapshot.users.keys() == {"bob"}, "made by hand, it stays"
+        with pytest.raises(BadFile, match=r"h:3:11: resources.orders: is in g already"):
+            await catalog.adopt({"g": read["g"], "h": objects.parse(ORDERS, "h")})
+
+
+@asyncio_test
 async def test_what_is_refused_changes_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     async with rig.open() as (catalog, store):

@@ -9,36 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 
 from attrs import field, frozen
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.interfaces import IReactorPluggableNameResolver, IReactorTCP
-from twisted.internet.protocol import Factory
 
 from gateway import routing
 from gateway.certificates import check_name, client_context, tls_server_end_point
 from gateway.contracts import CancelKey
-from gateway.errors import Gone, ProtocolViolation, Refused, Unreachable
+from gateway.errors import ProtocolViolation, Unreachable
 from gateway.health import Sightings
 from gateway.identity.password import KeyCache
 from gateway.model import Address, Grant, TargetKind, TlsMode
 from gateway.pg import frames
 from gateway.pg.target_login import TargetLogin, TargetRefused, WrongKind
-from gateway.wire import Adopt, Wire
+from gateway.reach import FAILURES, IReactor, connect, words
+from gateway.wire import Wire
 
 CANCELLING = 5.0  # seconds for a cancel request to be delivered; it never gets an answer
-
-_FAILURES = (Refused, Gone, OSError, ConnectError, DNSLookupError, TimeoutError)
-
-
-class IReactor(IReactorTCP, IReactorPluggableNameResolver):
-    """What connecting by host name needs of a reactor."""
 
 
 @frozen
@@ -97,12 +87,12 @@ class PostgresDialer:
                 try:
                     async with asyncio.timeout(self._timeout):
                         return await self._attempt(grant, target, kind, tuple(parameters))
-                except _FAILURES as failed:
+                except FAILURES as failed:
                     if _is_down(failed):
                         self._sightings.failed(target)
-                    if not isinstance(failed, WrongKind) or kind is wanted:
-                        failures[target] = _words(failed)
-        said = (f"{target}: {words}" for target, words in failures.items())
+                    if not isinstance(failed, WrongKind) or kind is rounds[-1]:
+                        failures[target] = words(failed)
+        said = (f"{target}: {why}" for target, why in failures.items())
         raise Unreachable("; ".join(said) or "no target is a standby or a primary that fits")
 
     def _order(
@@ -117,7 +107,7 @@ class PostgresDialer:
         self, grant: Grant, target: Address, wanted: TargetKind, parameters: frames.Parameters
     ) -> Upstream:
         began = self._clock()
-        wire = await self._connect(target)
+        wire = await connect(self._reactor, target, self._timeout)
         try:
             binding = await self._secure(wire, grant, target)
             login = TargetLogin(wire, grant, binding, self._keys)
@@ -133,21 +123,6 @@ class PostgresDialer:
         self._sightings.opened(target)
         release = partial(self._sightings.closed, target)
         return Upstream(wire, target, login.key, login.parameters, login.rest(), release)
-
-    async def _connect(self, address: Address) -> Wire:
-        loop = asyncio.get_running_loop()
-        adopted: asyncio.Future[socket.socket] = loop.create_future()
-        endpoint = HostnameEndpoint(
-            self._reactor, address.host.encode("idna"), address.port, timeout=self._timeout
-        )
-        connecting = endpoint.connect(Factory.forProtocol(partial(Adopt, adopted.set_result)))
-        try:
-            await connecting.asFuture(loop)
-        except BaseException:
-            if adopted.done():  # it was there in the moment in which we gave up
-                adopted.result().close()
-            raise
-        return Wire(adopted.result(), loop)
 
     async def _secure(self, wire: Wire, grant: Grant, address: Address) -> bytes | None:
         """Start TLS as the resource has it; returns the channel binding, None without TLS."""
@@ -173,9 +148,9 @@ class PostgresDialer:
         """
         if upstream.key is None:
             return
-        with suppress(*_FAILURES):
+        with suppress(*FAILURES):
             async with asyncio.timeout(CANCELLING):
-                wire = await self._connect(upstream.target)
+                wire = await connect(self._reactor, upstream.target, CANCELLING)
                 try:
                     await self._secure(wire, grant, upstream.target)
                     await wire.send(frames.cancel_request(upstream.key))
@@ -198,13 +173,3 @@ def _is_down(failed: BaseException) -> bool:
     if isinstance(failed, TargetRefused):
         return failed.said.sqlstate.startswith("57P")  # starting, stopping, recovering
     return not isinstance(failed, WrongKind)
-
-
-def _words(failed: BaseException) -> str:
-    if isinstance(failed, Refused):
-        return failed.detail
-    if isinstance(failed, TimeoutError):
-        return "no answer in time"
-    if isinstance(failed, Gone):
-        return "closed the connection"
-    return str(failed) or type(failed).__name__
