@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 from struct import Struct
 
-from gateway.errors import ProtocolViolation
+from gateway.errors import GatewayError, ProtocolViolation
 from gateway.record.format import CLIENT, COPIED, CUT, ROWS, TARGET
 
 Add = Callable[[int, bytes], None]
@@ -74,14 +74,23 @@ class Scanner:
             if len(header) < 5:
                 return None
             need = _length(header, 1)[0] + 1 - len(self._head)
-        return need if need <= len(data) else None
+        return need if 0 <= need <= len(data) else None
 
     def scan(self, data: bytes) -> None:
-        """Look at the next bytes of the stream.
+        """Look at the next bytes of the stream. What raises is not to be forwarded, and the
+        boundary stays where it was before *data*.
 
         :raises ProtocolViolation: a frame of no known type, or of an impossible length
         :raises NotRecorded: the transcript does not take it
         """
+        need, head = self._need, self._head
+        try:
+            self._walk(data)
+        except GatewayError:
+            self._need, self._head = need, head
+            raise
+
+    def _walk(self, data: bytes) -> None:
         pos = self._finish(data) if self._need or self._head else 0
         table = self.TABLE
         end = len(data)
@@ -172,7 +181,7 @@ class Scanner:
             self.streamed += 1
         elif action != SKIP:
             if action == MARK:
-                self._mark(b"", 0, 0, kind)
+                self._mark(header, 0, 0, kind)
             self._capture = _Capture(header)
 
     def _take(self, body: bytes) -> None:
@@ -242,6 +251,8 @@ class ClientScanner(Scanner):
 
     :ivar statements: how many Query, Execute and FunctionCall messages
     :ivar asked: how many messages that each call for one ReadyForQuery
+    :ivar unsynced: an Execute has no Sync behind it yet
+    :ivar copying: the target takes COPY data, and it is the client's turn
     :ivar terminated: the client has said goodbye
     """
 
@@ -253,17 +264,33 @@ class ClientScanner(Scanner):
         super().__init__(add)
         self.statements = 0
         self.asked = 0
+        self.unsynced = False
+        self.copying = False
         self.terminated = False
+        self._syncs = 0  # since the last statement
+
+    def copy_began(self) -> None:
+        """In copy-in mode a target ignores Sync, so those behind the Execute get no answer."""
+        self.copying = True
+        self.unsynced = self.unsynced or self._syncs > 0
+        self.asked -= self._syncs
+        self._syncs = 0
 
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
         if kind == 0x63 or kind == 0x66:  # CopyDone, CopyFail
+            self.copying = False
             return self._between(data, begin, pos, COPIED, self._copied())
         if kind == 0x58:  # Terminate
             self.terminated = True
             return False
-        if kind != 0x53:  # all but Sync
+        if kind == 0x53:  # Sync
+            self._syncs += 1
+        else:
             self.statements += 1
-        if kind != 0x45:  # all but Execute
+            self._syncs = 0
+            self.copying = False  # a COPY that failed ends without a word of the client's
+        self.unsynced = kind == 0x45  # Execute; all others are answered by ReadyForQuery
+        if not self.unsynced:
             self.asked += 1
         return False
 
@@ -276,24 +303,32 @@ class ClientScanner(Scanner):
 class TargetScanner(Scanner):
     """What the target sends.
 
+    :param copy_began: called where it begins to take COPY data
     :ivar status: the last ReadyForQuery's: I, T or E
     :ivar ready: how many of them came
     """
 
     RECORD = TARGET
     DIRECTION = 1
-    TABLE = _table(skip=b"ANSTRKnt", stream=b"Dd", keep=b"123IGHWV", mark=b"CEsZc")
+    TABLE = _table(skip=b"ANSTRKnt", stream=b"Dd", keep=b"123IHWV", mark=b"CEsZcG")
 
-    def __init__(self, add: Add) -> None:
+    def __init__(self, add: Add, copy_began: Callable[[], None] = lambda: None) -> None:
         super().__init__(add)
+        self._copy_began = copy_began
         self.status = 0x49
         self.ready = 0
 
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
         if kind == 0x5A:  # ReadyForQuery
+            length = _length(data, pos + 1)[0]
+            if length != 5:
+                raise _violation(kind, length)
             self.ready += 1
-            if data:
+            if pos + 5 < len(data):
                 self.status = data[pos + 5]
+            return False
+        if kind == 0x47:  # CopyInResponse
+            self._copy_began()
             return False
         streamed, self.streamed = self.streamed, 0
         length, self.streamed_bytes = self.streamed_bytes, 0
@@ -304,7 +339,7 @@ class TargetScanner(Scanner):
         return False
 
     def _closed(self, capture: _Capture) -> None:
-        if capture.kind == 0x5A and capture.body:
+        if capture.kind == 0x5A:
             self.status = capture.body[0]
 
 

@@ -16,13 +16,12 @@ import asyncio
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field
 from OpenSSL import SSL
-
-from gateway.errors import GatewayError
 
 CHUNK = 65536  # bytes a receive: a pipe's worth, and below malloc's threshold for mmap
 BUDGET = 64  # rounds a wake-up before other work of the loop has its turn
@@ -137,13 +136,13 @@ class Owner(Protocol):
 
         To hold them back, set the flow's ``held`` and call :meth:`Joint.release` later.
 
-        :raises GatewayError: *data* must not be sent at all; comes back as :meth:`refused`
+        Whatever it raises, *data* is not sent at all; comes back as :meth:`refused`.
         """
         ...
 
     def from_target(self, data: bytes) -> bytes: ...
 
-    def refused(self, error: GatewayError) -> None:
+    def refused(self, error: Exception) -> None:
         """What came was refused; the joint goes on until it is closed."""
         ...
 
@@ -151,8 +150,8 @@ class Owner(Protocol):
         """*flow*'s source has closed its side."""
         ...
 
-    def over(self, broken: Flow | None) -> None:
-        """Both sides are closed; *broken* is the flow on which the connection broke."""
+    def over(self, broken: Channel | None) -> None:
+        """Both sides are closed; *broken* is the one whose connection broke."""
         ...
 
 
@@ -216,9 +215,15 @@ class Pump:
         self._epoll = select.epoll()
         self._joints: dict[int, tuple[Joint, Flow, Flow]] = {}  # fd: joint, inflow, outflow
         self._masks: dict[int, int] = {}
-        self._again: list[int] = []  # have data of which their socket does not know
-        self.lag = 0.0  # seconds the longest of the last wake-ups took
+        self._again: deque[int] = deque()  # have data of which their socket does not know
+        self._lag = 0.0
+        self.wake_ups = 0
         loop.add_reader(self._epoll.fileno(), self._wake)
+
+    def take_lag(self) -> float:
+        """Seconds that the longest wake-up took since this was last asked."""
+        lag, self._lag = self._lag, 0.0
+        return lag
 
     def __len__(self) -> int:
         return len(self._joints) // 2
@@ -275,7 +280,7 @@ class Pump:
                 flow.closed = True
                 flow.sink.half_close()
         except OSError:
-            self.leave(joint, flow)
+            self.leave(joint, flow.sink)
             return
         if joint.forth.closed and joint.back.closed:
             self.leave(joint, None)
@@ -285,7 +290,7 @@ class Pump:
         if not flow.ended and not flow.rest and flow.source.pending():
             self._soon(flow.source.fileno())
 
-    def leave(self, joint: Joint, broken: Flow | None) -> None:
+    def leave(self, joint: Joint, broken: Channel | None) -> None:
         """Close both sides, at once."""
         if joint.dead:
             return
@@ -305,19 +310,25 @@ class Pump:
 
     def _wake(self) -> None:
         began = time.monotonic()
+        try:
+            self._work()
+        finally:  # an error in one session must not make the others wait for ever
+            if self._again:
+                self._loop.call_soon(self._wake)
+            self.wake_ups += 1
+            self._lag = max(self._lag, time.monotonic() - began)
+
+    def _work(self) -> None:
         poll = self._epoll.poll
         for _ in range(BUDGET):
-            again, self._again = self._again, []
+            again = len(self._again)
             events = poll(0, 64)
             if not events and not again:
                 break
-            for fd in again:
-                self._ready(fd, select.EPOLLIN)
+            for _ in range(again):
+                self._ready(self._again.popleft(), select.EPOLLIN)
             for fd, mask in events:
                 self._ready(fd, mask)
-        if self._again:
-            self._loop.call_soon(self._wake)
-        self.lag = max(self.lag, time.monotonic() - began)
 
     def _ready(self, fd: int, mask: int) -> None:
         found = self._joints.get(fd)
@@ -335,7 +346,7 @@ class Pump:
         try:
             data = flow.source.receive()
         except OSError:
-            self.leave(joint, flow)
+            self.leave(joint, flow.source)
             return
         if data:
             self.carry(joint, flow, data)
@@ -351,7 +362,7 @@ class Pump:
         flow.active = True
         try:
             data = flow.inspect(data)
-        except GatewayError as error:
+        except Exception as error:  # a mistake of ours too costs this session only
             joint.owner.refused(error)
             return
         if joint.dead or not data:
@@ -365,7 +376,7 @@ class Pump:
         try:
             sent = flow.sink.transmit(data)
         except OSError:
-            self.leave(joint, flow)
+            self.leave(joint, flow.sink)
             return
         if sent < len(data):
             flow.rest = data[sent:]

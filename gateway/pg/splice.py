@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from attrs import frozen
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from gateway.contracts import SessionLog
 from gateway.errors import GatewayError, NotRecorded
@@ -21,6 +23,8 @@ from gateway.record.format import NOTE
 
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
+
+log = Logger()
 
 
 @frozen
@@ -51,8 +55,9 @@ class Splice:
         self._cancel = cancel
         self._done = done
         self._client = ClientScanner(log.add)
-        self._target = TargetScanner(log.add)
+        self._target = TargetScanner(log.add, self._client.copy_began)
         self._end: End | None = None
+        self._gone: Channel | None = None  # the side that closed first
         self._parting: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Future[None] | None = None
         self._began = self._active = self._loop.time()
@@ -68,7 +73,14 @@ class Splice:
     @property
     def idle(self) -> bool:
         """Outside a transaction, and every question has been answered."""
-        return self._target.status == IDLE and self._client.asked == self._target.ready
+        client, target = self._client, self._target
+        return target.status == IDLE and client.asked == target.ready and not client.unsynced
+
+    @property
+    def _waits(self) -> bool:
+        """It is the target's turn: a statement that runs long is not idleness."""
+        client = self._client
+        return client.asked > self._target.ready and not client.copying
 
     def counters(self) -> tuple[int, int, int]:
         return self._client.statements, self._joint.forth.carried, self._joint.back.carried
@@ -76,7 +88,7 @@ class Splice:
     def tick(self, now: float) -> None:
         """Hold the time limits; *now* is the event loop's time."""
         forth, back = self._joint.forth, self._joint.back
-        if forth.active or back.active:
+        if forth.active or back.active or self._waits:
             forth.active = back.active = False
             self._active = now
         terms = self._terms
@@ -91,10 +103,10 @@ class Splice:
             return
         self._end = end
         self._part()
-        if not self.idle:
-            self._cancelling = asyncio.ensure_future(self._cancel())
+        self._stop()
+        self._joint.forth.rest = b""  # no statement starts any more
         if self._target.at_boundary:
-            self._joint.tell(self._words(end), last=True)
+            self._joint.tell(words.ended(end, self._session_id), last=True)
 
     async def cancelled(self) -> None:
         """The client asks, on another connection, to cancel what runs here."""
@@ -112,45 +124,61 @@ class Splice:
 
     def from_target(self, data: bytes) -> bytes:
         if self._end is not None:
-            return self._last_frame(self._end, data)
-        self._target.scan(data)
+            return self._last_frame(data)
+        try:
+            self._target.scan(data)
+        except GatewayError as error:
+            self.refused(error)
+            return b"" if self._joint.back.ended else self._last_frame(data)
         return data
 
-    def refused(self, error: GatewayError) -> None:
-        recorded = EndReason.NOT_RECORDED if isinstance(error, NotRecorded) else EndReason.PROTOCOL
-        self.end(End(recorded, str(error)))
+    def refused(self, error: Exception) -> None:
+        self.end(_blame(error))
 
     def ended(self, flow: Flow) -> None:
         """One side has gone. A target never half-closes, and a client that said goodbye
         wants nothing more; any other client may still be reading."""
-        gone = flow is self._joint.back or self._client.terminated
-        if gone and self._parting is None:
+        self._gone = self._gone or flow.source
+        if flow is self._joint.back or self._client.terminated:
             self._part()
 
-    def over(self, broken: Flow | None) -> None:
+    def over(self, broken: Channel | None) -> None:
         if self._parting is not None:
             self._parting.cancel()
+        if self._end is not None:
+            self._stop()  # a statement that was on its way may have begun meanwhile
         self._done(self._end or self._verdict(broken))
 
-    def _words(self, end: End) -> bytes:
-        return words.ended(end, self._session_id)
-
     def _part(self) -> None:
-        self._parting = self._loop.call_later(PARTING, self._joint.close)
+        if self._parting is None:
+            self._parting = self._loop.call_later(PARTING, self._joint.close)
 
-    def _last_frame(self, end: End, data: bytes) -> bytes:
+    def _stop(self) -> None:
+        if not self.idle:
+            self._cancelling = asyncio.ensure_future(self._cancel())
+
+    def _last_frame(self, data: bytes) -> bytes:
         """The end came inside a frame: let it finish, then say why."""
+        assert self._end is not None
         last = self._target.to_boundary(data)
         if last is None:
             self._target.scan(data)
             return data
         self._joint.back.ended = True
-        return data[:last] + self._words(end)
+        return data[:last] + words.ended(self._end, self._session_id)
 
-    def _verdict(self, broken: Flow | None) -> End:
-        joint = self._joint
-        if self._client.terminated or (broken is None and joint.forth.ended):
+    def _verdict(self, broken: Channel | None) -> End:
+        if self._client.terminated:
             return End(EndReason.CLIENT)
-        if broken is None and joint.back.ended:
-            return End(EndReason.TARGET)
-        return End(EndReason.CLIENT if broken is joint.forth else EndReason.TARGET, "reset")
+        first = self._gone or broken
+        who = EndReason.CLIENT if first is self._joint.forth.source else EndReason.TARGET
+        return End(who, "" if self._gone else "reset")
+
+
+def _blame(error: Exception) -> End:
+    if isinstance(error, NotRecorded):
+        return End(EndReason.NOT_RECORDED, str(error))
+    if isinstance(error, GatewayError):
+        return End(EndReason.PROTOCOL, str(error))
+    log.failure("A session failed inside the gateway", Failure(error))
+    return End(EndReason.FAILED, type(error).__name__)

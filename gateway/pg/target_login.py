@@ -101,7 +101,8 @@ class TargetLogin:
         told = self.parameters.get("in_hot_standby")
         if told is not None:
             return "standby" if told == "on" else "primary"
-        if self._grant.terms.targets is TargetKind.ANY:
+        terms = self._grant.terms
+        if terms.targets is TargetKind.ANY and terms.max_lag_seconds is None:
             return None
         return "standby" if await self._value(_RECOVERY) == "t" else "primary"
 
@@ -112,7 +113,7 @@ class TargetLogin:
         most = self._grant.terms.max_lag_seconds
         if kind == "standby" and most is not None:
             lag = _seconds(await self._value(_LAG))
-            if lag is None or lag > most:
+            if lag is None or not lag <= most:  # "NaN" is no lag that one may have
                 raise WrongKind("lag unknown" if lag is None else f"lags {lag:.1f} s behind")
 
     async def _frame(self) -> Frame:
@@ -188,7 +189,7 @@ class TargetLogin:
             return
         if self._scram is not None:
             raise ProtocolViolation("the target left out its SCRAM signature")
-        if self._binding is not None and self._grant.account.certificate is not None:
+        if self._wire.tls is not None and self._grant.account.certificate is not None:
             self._may("certificate")
         else:
             self._may("trust")
