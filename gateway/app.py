@@ -12,6 +12,7 @@ from pathlib import Path
 
 from attrs import evolve
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 
 from gateway import certificates, config, objects
@@ -37,7 +38,6 @@ from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.pump import Pump
 from gateway.places import Places
-from gateway.reach import IReactor
 from gateway.record.keys import signing_key
 from gateway.record.writer import FileRecorder, purge
 from gateway.session import Door, serve
@@ -58,7 +58,7 @@ log = Logger()
 class Gateway:
     """The running daemon, from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, reactor: IReactor, path: Path, configuration: Config) -> None:
+    def __init__(self, reactor: IReactorTCP, path: Path, configuration: Config) -> None:
         self._reactor = reactor
         self._path = path
         self._config = configuration
@@ -123,7 +123,7 @@ class Gateway:
     async def _open_ssh(self) -> None:
         authority = await asyncio.to_thread(SshAuthority.open, self._places.keys)
         timeout = self._config.health.timeout_seconds
-        dialer = SshDialer(self._reactor, authority, self._sightings, time.time, timeout)
+        dialer = SshDialer(authority, self._sightings, time.time, timeout)
         self._ssh = SshDoor(authority, dialer, _names(self._config), self._config.domain, time.time)
 
     def _open_pump(self) -> None:
@@ -139,7 +139,7 @@ class Gateway:
         timeout = self._config.health.timeout_seconds
         self._postgres = PostgresDoor(
             self._certificates,
-            PostgresDialer(self._reactor, self._sightings, time.time, timeout),
+            PostgresDialer(self._sightings, time.time, timeout),
             self._pump,
             CancelKeys(),
             self._config.tls_required,

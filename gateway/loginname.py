@@ -39,7 +39,7 @@ def resource_of(host: str | None, domain: str | None) -> str | None:
     if not host or not domain:
         return None
     name, suffix = host.rstrip(".").lower(), "." + domain.strip(".").lower()
-    return name.removesuffix(suffix) or None if name.endswith(suffix) else None
+    return name.removesuffix(suffix) if name.endswith(suffix) else None
 
 
 def judged(text: str, what: str) -> str:

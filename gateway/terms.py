@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from math import inf
 
+from gateway import forwards
 from gateway.model import SshRights, TargetKind, Terms
 
 _WIDTH = {
@@ -21,8 +21,8 @@ Rank = tuple[float, ...]
 def rank(terms: Terms) -> Rank:
     """A total order of what terms give; the greater, the more.
 
-    Writing first, then the targets, replication, what SSH may do, and last the limits:
-    session, idle, statement, lag.
+    Writing first, then the targets, replication, what SSH may do and whether typing goes
+    unrecorded, and last the limits: session, idle, statement, lag.
     """
     ssh = terms.ssh
     return (
@@ -30,6 +30,7 @@ def rank(terms: Terms) -> Rank:
         _WIDTH[terms.targets],
         terms.replication,
         *(ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11, len(ssh.forward)),
+        not ssh.record_input,
         *map(_length, _limits(terms)),
     )
 
@@ -63,22 +64,13 @@ def _length(limit: float | None) -> float:
 def _ssh_covers(wide: SshRights, narrow: SshRights) -> bool:
     flags = zip(_flags(wide), _flags(narrow), strict=True)
     return all(w or not n for w, n in flags) and all(
-        any(_forward_covers(w, n) for w in wide.forward) for n in narrow.forward
+        any(forwards.covers(w, n) for w in wide.forward) for n in narrow.forward
     )
 
 
 def _flags(ssh: SshRights) -> tuple[bool, ...]:
-    return ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11
-
-
-def _forward_covers(wide: str, narrow: str) -> bool:
-    """Sound because only a ``*`` of *wide* can swallow a ``*`` of *narrow*."""
-    halves = zip(wide.rpartition(":")[::2], narrow.rpartition(":")[::2], strict=True)
-    return all(_glob(w).fullmatch(n) for w, n in halves)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    """All that is true gives more."""
+    return ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11, not ssh.record_input
 
 
 def words(terms: Terms) -> str:
@@ -88,6 +80,7 @@ def words(terms: Terms) -> str:
         "read only" if terms.read_only else "read and write",
         f"targets: {terms.targets.value}",
         *(["replication"] if terms.replication else []),
+        *(["typing is recorded"] if terms.ssh.record_input else []),
         *(f"{what} up to {limit:g} s" for what, limit in limits if limit is not None),
     ]
     return ", ".join(said)

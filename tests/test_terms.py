@@ -11,7 +11,9 @@ from gateway.terms import covers, rank, words
 
 LIMIT = st.none() | st.sampled_from([1.0, 60.0, 3600.0])
 FORWARDS = st.lists(
-    st.sampled_from(["*:*", "127.0.0.1:*", "10.*:22", "10.0.*:22", "10.0.0.1:22", "[::1]:80"]),
+    st.sampled_from(
+        ["*:*", "127.0.0.1:*", "10.*:22", "10.0.*:22", "10.0.0.1:22", "[::1]:80", "/run/*"]
+    ),
     unique=True,
     max_size=3,
 ).map(tuple)
@@ -22,6 +24,7 @@ SSH = st.builds(
     sftp=st.booleans(),
     forward=FORWARDS,
     agent=st.booleans(),
+    record_input=st.booleans(),
 )
 TERMS = st.builds(
     Terms,
@@ -56,7 +59,9 @@ def forward(*patterns: str) -> Terms:
         (Terms(ssh=SshRights(x11=True)), Terms()),
         (forward("127.0.0.1:*"), forward("127.0.0.1:80")),
         (forward("10.*:22"), forward("10.0.*:22")),
-        (forward("*:*"), forward("[::1]:80", "db:5432")),
+        (forward("*:*"), forward("[2001:db8::1]:80", "db:5432")),
+        (forward("*:*", "/run/*"), forward("/run/x.sock")),
+        (Terms(), Terms(ssh=SshRights(record_input=True))),
     ],
 )
 def test_covers_only_one_way(wide: Terms, narrow: Terms) -> None:
@@ -72,6 +77,9 @@ def test_covers_only_one_way(wide: Terms, narrow: Terms) -> None:
         (Terms(read_only=True), Terms(targets=TargetKind.STANDBY)),
         (forward("10.0.0.1:*"), forward("*:22")),
         (forward("10.0.0.1:22"), forward("10.0.0a1:22")),  # a dot is a dot
+        (forward("*:*"), forward("localhost:80")),  # which is named, or not meant
+        (forward("*:*"), forward("/run/x.sock")),
+        (Terms(ssh=SshRights(record_input=True, agent=True)), Terms()),
     ],
 )
 def test_neither_covers_the_other(one: Terms, other: Terms) -> None:
@@ -95,10 +103,12 @@ def test_rank_weighs_in_the_order_that_is_documented() -> None:
         Terms(targets=TargetKind.STANDBY, replication=True),
         Terms(targets=TargetKind.PRIMARY),
         Terms(targets=TargetKind.PREFER_STANDBY),
+        Terms(ssh=SshRights(record_input=True)),
         Terms(max_session_seconds=60, idle_seconds=60),
         Terms(max_session_seconds=60),
         Terms(max_session_seconds=3600, idle_seconds=1),
         Terms(),
+        Terms(ssh=SshRights(forward=("db:80",), record_input=True)),
         Terms(replication=True, max_session_seconds=1),
     ]
     assert sorted(ladder, key=rank) == ladder
@@ -108,3 +118,5 @@ def test_words() -> None:
     terms = Terms(targets=TargetKind.STANDBY, read_only=True, max_session_seconds=28800)
     assert words(terms) == "read only, targets: standby, sessions up to 28800 s"
     assert words(Terms(replication=True)) == "read and write, targets: any, replication"
+    watched = Terms(ssh=SshRights(record_input=True), idle_seconds=5)
+    assert words(watched) == "read and write, targets: any, typing is recorded, idle up to 5 s"

@@ -25,7 +25,7 @@ from gateway.identity.password import KeyCache
 from gateway.model import Address, Grant, TargetKind, TlsMode
 from gateway.pg import frames
 from gateway.pg.target_login import TargetLogin, TargetRefused, WrongKind
-from gateway.reach import FAILURES, IReactor, connect, words
+from gateway.reach import FAILURES, connect, words
 from gateway.wire import Wire
 
 CANCELLING = 5.0  # seconds for a cancel request to be delivered; it never gets an answer
@@ -60,12 +60,10 @@ class PostgresDialer:
 
     def __init__(
         self,
-        reactor: IReactor,
         sightings: Sightings,
         clock: Callable[[], float],
         timeout: float,
     ) -> None:
-        self._reactor = reactor
         self._sightings = sightings
         self._clock = clock
         self._timeout = timeout
@@ -107,7 +105,7 @@ class PostgresDialer:
         self, grant: Grant, target: Address, wanted: TargetKind, parameters: frames.Parameters
     ) -> Upstream:
         began = self._clock()
-        wire = await connect(self._reactor, target, self._timeout)
+        wire = await connect(target, self._timeout)
         try:
             binding = await self._secure(wire, grant, target)
             login = TargetLogin(wire, grant, binding, self._keys)
@@ -150,7 +148,7 @@ class PostgresDialer:
             return
         with suppress(*FAILURES):
             async with asyncio.timeout(CANCELLING):
-                wire = await connect(self._reactor, upstream.target, CANCELLING)
+                wire = await connect(upstream.target, CANCELLING)
                 try:
                     await self._secure(wire, grant, upstream.target)
                     await wire.send(frames.cancel_request(upstream.key))

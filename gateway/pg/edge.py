@@ -141,7 +141,9 @@ class PostgresEdge:
 
     async def refuse(self, refusal: Refused, quote: str) -> None:
         if self._startup.state is State.SECURED and self._wire.tls is None:
-            return  # the protocol has no words inside a handshake that failed
+            # The protocol has no words inside a handshake that failed; TLS has its alert.
+            await self._wire.linger()
+            return
         await self._wire.send(words.refusal(refusal, quote))
         await self._wire.linger()
 

@@ -19,7 +19,7 @@ from gateway import routing
 from gateway.errors import ProtocolViolation, Unreachable
 from gateway.health import Sightings
 from gateway.model import Account, Address, Grant, Target, TargetKind
-from gateway.reach import FAILURES, IReactor, connect, words
+from gateway.reach import FAILURES, connect, words
 from gateway.ssh.authority import SshAuthority
 from gateway.ssh.legs import ALGORITHMS, BY_APPLICATION, ClientLeg
 
@@ -52,13 +52,11 @@ class SshDialer:
 
     def __init__(
         self,
-        reactor: IReactor,
         authority: SshAuthority,
         sightings: Sightings,
         clock: Callable[[], float],
         timeout: float,
     ) -> None:
-        self._reactor = reactor
         self._authority = authority
         self._sightings = sightings
         self._clock = clock
@@ -88,7 +86,7 @@ class SshDialer:
     async def _attempt(self, grant: Grant, target: Target, session_id: str) -> SshUpstream:
         began = self._clock()
         options = await asyncio.to_thread(self._options, grant, target, session_id)
-        wire = await connect(self._reactor, target.address, self._timeout)
+        wire = await connect(target.address, self._timeout)
         sock, _ = wire.take()
         leg = await log_in(sock, options)
         self._sightings.connected(target.address, self._clock() - began)

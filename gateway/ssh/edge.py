@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from attrs import frozen
 from gateway.contracts import Credentials, Hops, Jump, SessionLog
 from gateway.errors import BadProof, Gone, NotAllowed, ProtocolViolation, Refused
 from gateway.identity.password import matches
-from gateway.loginname import LoginName, resource_of, split
+from gateway.loginname import LoginName, judged, resource_of, split
 from gateway.model import Ask, End, Grant, IPAddress, Protocol
 from gateway.ssh import words
 from gateway.ssh.authority import SshAuthority
@@ -93,6 +94,7 @@ class SshEdge:
         sock, _ = self._wire.take()
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: self._leg, sock)
+        self._leg.comes_from(self._source)
         return self._asked(await self._doorman.login())
 
     def _asked(self, name: LoginName) -> Ask | Jump:
@@ -162,7 +164,7 @@ class InnerEdge(SshEdge):
         return self._leg
 
     async def ask(self) -> Ask:
-        account = await self._doorman.account()
+        account = judged(await self._doorman.account(), "account")
         return Ask(Protocol.SSH, self._user, self._resource, self._source, account)
 
     async def prove(self, credentials: Credentials) -> str:
@@ -212,6 +214,7 @@ class Doorman(asyncssh.SSHServer):
         return split(await self._name)
 
     async def account(self) -> str:
+        """:raises Gone: the client is"""
         return await self._name
 
     async def prove(self, credentials: Credentials) -> str:
@@ -219,7 +222,8 @@ class Doorman(asyncssh.SSHServer):
 
         :raises BadProof: it tried and could not
         """
-        self._credentials.set_result(credentials)
+        if not self._credentials.done():  # by a client that has gone
+            self._credentials.set_result(credentials)
         try:
             return await self.proved
         except Gone:
@@ -267,11 +271,9 @@ class Doorman(asyncssh.SSHServer):
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Offered, or used: asyncssh checks the signature itself."""
         self._tried = True
-        data = key.public_data
         credentials = self._credentials.result()
         assert credentials is not None
-        known = (asyncssh.import_public_key(line) for line in credentials.ssh_keys)
-        if any(each.public_data == data for each in known):
+        if key.public_data in map(_blob, credentials.ssh_keys):
             self._method = "publickey"
             return True
         return False
@@ -320,7 +322,8 @@ class Doorman(asyncssh.SSHServer):
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Any:
         """The client wants to go to *dest_host*: we are it, and go on inside the channel."""
-        resource = resource_of(dest_host, self._door.domain) or dest_host
+        resource = resource_of(dest_host, self._door.domain)
+        resource = dest_host if resource is None else resource
         self._inner = {edge for edge in self._inner if not edge.leg.is_closed()}
         if self._hops is None or len(self._inner) >= MAX_HOPS or not self._hops.allows(resource):
             raise asyncssh.ChannelOpenError(
@@ -328,5 +331,11 @@ class Doorman(asyncssh.SSHServer):
             )
         edge = InnerEdge(self._door, self._hops.user, self._source, resource, dest_host)
         self._inner.add(edge)
+        self.leg.carry(edge.leg)
         self._hops.begin(edge)
         return edge.leg
+
+
+def _blob(line: str) -> bytes:
+    """The key in a public key line, in a time that tells nobody how many keys there are."""
+    return b64decode(line.split()[1])

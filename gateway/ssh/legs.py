@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import asyncssh
@@ -20,14 +23,24 @@ from asyncssh.packet import SSHPacket
 from asyncssh.public_key import SSHOpenSSHCertificate
 from twisted.logger import Logger
 
+from gateway.model import IPAddress
 from gateway.ssh.messages import GLOBAL_REQUEST, uint32
 
 MAX_HELD = 512 << 10  # bytes not yet looked at: two of the longest packets that asyncssh takes
+PIECE = 16 << 10  # bytes looked at in one go: for each packet asyncssh copies what is behind it
+TURN = 512  # packets before others have their turn: of the smallest, these take some 20 ms
+PROMPT = 64  # reads whose data is acknowledged at once: peers with Nagle's algorithm log in
 HIGH_WATER = 1 << 20  # bytes that wait for a slow peer before its other side is not read
+MAX_UNSENT = 8 << 20  # bytes: beyond that water they can only be our own answers
+MAX_DEFERRED = 1 << 15  # packets that wait for a key exchange: what two reads bring, and no more
 PARTING = 0.5  # seconds for the peer to read why, and to hang up
-MAX_FAILURES = 7  # of authentication: OpenSSH's MaxAuthTries, and the "none" it begins with
+MAX_FAILURES = 6  # of authentication, as OpenSSH's MaxAuthTries, beside the "none" it begins with
+MAX_TRIES = 20  # requests for it: each key is offered, and then used
+
+UNREAD, REKEYING = "the peer does not read", "a key exchange is under way"
 
 BY_APPLICATION = asyncssh.DISC_BY_APPLICATION
+TOO_MANY = "too many authentication failures"
 NO_MORE_METHODS = asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE
 PROTOCOL_ERROR = asyncssh.DISC_PROTOCOL_ERROR
 
@@ -74,7 +87,11 @@ class Leg(SSHConnection):
     def prepare(self) -> None:
         self._junction: Junction | None = None
         self._settled: asyncio.Future[None] = self._loop.create_future()
+        self._unread = bytearray()  # what asyncssh has not been shown yet
+        self._reads = 0
         self._reasons: set[str] = set()  # why nothing is read now
+        self._jams: set[str] = set()  # why what is sent does not go out
+        self._carried: set[Leg] = set()  # legs that run through a channel of this one
         self._parted = False
 
     # -- joining
@@ -83,6 +100,10 @@ class Leg(SSHConnection):
         """From here on, every message of the connection protocol is the junction's."""
         self._junction = junction
         self._channels = _Through(self)
+        if self._transport is None:  # it went while nobody looked
+            self._loop.call_soon(junction.lost, self, None)
+        elif self._jams:
+            junction.congested(self, True)
         self.go_on()
 
     def go_on(self) -> None:
@@ -90,11 +111,67 @@ class Leg(SSHConnection):
         if not self._settled.done():
             self._settled.set_result(None)
 
+    def carry(self, leg: Leg) -> None:
+        """*leg* runs through a channel of this one, and stands still when it does."""
+        self._carried = {each for each in self._carried if not each.is_closed()} | {leg}
+        for why in self._jams:
+            leg.jam(f"its carrier: {why}", True)
+
     # -- receiving
+
+    def data_received(self, data: bytes, datatype: Any = None) -> None:
+        self._reads += 1
+        if self._reads <= PROMPT:
+            self._acknowledge()
+        self._unread += data
+        self._recv_data()
+
+    def _acknowledge(self) -> None:
+        """Without this, each of a peer's small writes would wait 40 ms for our kernel."""
+        sock = self._transport and self._transport.get_extra_info("socket")
+        with suppress(OSError):  # it is no TCP, or gone
+            if sock:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _recv_data(self) -> None:
+        """Show asyncssh what has come, a piece at a time."""
+        began = self._recv_seq
+        if self._looking():
+            super()._recv_data()
+        while self._unread and self._looking():
+            if self._recv_seq - began > TURN:
+                self._loop.call_soon(self._recv_data)
+                break
+            self._inpbuf += self._unread[:PIECE]
+            del self._unread[:PIECE]
+            super()._recv_data()
+        if self._junction is not None:
+            self._junction.flush()
+        self.hold("too much at once", len(self._inpbuf) + len(self._unread) > MAX_HELD)
+
+    def _looking(self) -> bool:
+        """asyncssh has not hung up, and waits for nothing but bytes."""
+        if self._transport is None or self._parted:
+            self._inpbuf = b""
+            self._unread.clear()
+        return self._recv_handler in (self._recv_version, self._recv_pkthdr, self._recv_packet)
+
+    def _finish_recv_packet(
+        self,
+        pkttype: int,
+        seq: int,
+        _task: asyncio.Task[None] | None = None,
+        is_async: bool = False,
+    ) -> None:
+        super()._finish_recv_packet(pkttype, seq, _task)
+        if is_async:
+            self._recv_data()
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
         if pkttype < GLOBAL_REQUEST:
             return super().process_packet(pkttype, pktid, packet)
+        if self._kex is not None or self._next_recv_encryption is not None:
+            raise asyncssh.ProtocolError("a message in the middle of a key exchange")
         if self._junction is not None:
             self._junction.received(self, packet.get_full_payload())
             return True
@@ -108,15 +185,6 @@ class Leg(SSHConnection):
         if not isinstance(result, bool):
             await result
 
-    def _recv_data(self) -> None:
-        if self._parted:
-            self._inpbuf = b""
-            return
-        super()._recv_data()
-        if self._junction is not None:
-            self._junction.flush()
-        self.hold("too much at once", len(self._inpbuf) > MAX_HELD)
-
     def hold(self, why: str, yes: bool) -> None:
         """Do not read from the peer while anybody has a reason not to."""
         was = bool(self._reasons)
@@ -127,6 +195,15 @@ class Leg(SSHConnection):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
+        """asyncssh lets through some of what a peer's garbage makes Python raise."""
+        error = exc_info[1] if exc_info else sys.exc_info()[1]
+        if isinstance(error, ValueError | IndexError):
+            garbage = asyncssh.ProtocolError("malformed message")
+            self._send_disconnect(garbage.code, garbage.reason, garbage.lang)
+            exc_info = (type(garbage), garbage, None)
+        super().internal_error(exc_info, error_logger)
 
     def log_received_packet(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -144,6 +221,14 @@ class Leg(SSHConnection):
                 self._write(packed)
                 self.send_packet(payload[0], payload[1:])
         self._write(packed)
+        if self._deferred_packets:
+            self.jam(REKEYING, True)
+            if len(self._deferred_packets) > MAX_DEFERRED:
+                self.part(PROTOCOL_ERROR, "the key exchange does not end")
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self.jam(REKEYING, bool(self._deferred_packets))
 
     def _plain_sailing(self) -> bool:
         return (
@@ -177,13 +262,25 @@ class Leg(SSHConnection):
         if isinstance(transport, asyncio.WriteTransport):
             transport.set_write_buffer_limits(HIGH_WATER)
 
+    def _send(self, data: bytes) -> None:
+        super()._send(data)
+        if self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNSENT:
+            self._force_close(asyncssh.ConnectionLost("it asks, and does not read the answers"))
+
     def pause_writing(self) -> None:
-        if self._junction is not None:
-            self._junction.congested(self, True)
+        self.jam(UNREAD, True)
 
     def resume_writing(self) -> None:
-        if self._junction is not None:
-            self._junction.congested(self, False)
+        self.jam(UNREAD, False)
+
+    def jam(self, why: str, yes: bool) -> None:
+        """What is sent here waits: those whose words it is should not say more."""
+        was = bool(self._jams)
+        (self._jams.add if yes else self._jams.discard)(why)
+        if self._junction is not None and was != bool(self._jams):
+            self._junction.congested(self, bool(self._jams))
+        for leg in self._carried:
+            leg.jam(f"its carrier: {why}", yes)
 
     # -- ending
 
@@ -234,22 +331,41 @@ class ServerLeg(Leg, asyncssh.SSHServerConnection):
         super().__init__(loop, options)
         self._protocol_factory = lambda: owner
         self._user = user
-        self._failures = 0
+        self._failures = self._tries = 0
+        self._begins = False  # the request that is being judged is the "none" of a beginning
         self.prepare()
 
     async def reload_config(self) -> None:
         """There are no files that depend on the user's name."""
 
+    def comes_from(self, source: IPAddress) -> None:
+        """Where the client really is: certificates may be good for some addresses only."""
+        self._peer_addr = str(source)
+
+    async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
+        self._tries += 1
+        if self._tries > MAX_TRIES:
+            raise asyncssh.DisconnectError(NO_MORE_METHODS, TOO_MANY)
+        self._begins = self._tries == 1 and method == b"none"
+        # asyncssh takes the empty name for one that it knows already.
+        await super()._finish_userauth(begin_auth or self._tries == 1, method, packet)
+
     def send_userauth_failure(self, partial_success: bool) -> None:
-        self._failures += 1
+        self._failures += not self._begins
         if self._failures >= MAX_FAILURES:
-            raise asyncssh.DisconnectError(NO_MORE_METHODS, "too many authentication failures")
+            raise asyncssh.DisconnectError(NO_MORE_METHODS, TOO_MANY)
         super().send_userauth_failure(partial_success)
 
     async def _validate_openssh_certificate(
         self, username: str, cert: SSHOpenSSHCertificate
     ) -> asyncssh.SSHKey | None:
-        """A certificate names the person; the log-in name may hold more."""
+        """A certificate names the person; the log-in name may hold more.
+
+        One that names nobody would be good for everybody, and a command that it imposes
+        would be for a target to run.
+        """
+        if not cert.principals or "force-command" in cert.options:
+            return None
         found: asyncssh.SSHKey | None = await super()._validate_openssh_certificate(
             self._user(), cert
         )

@@ -76,6 +76,17 @@ def recipient(payload: bytes) -> int:
     return number
 
 
+def body(payload: bytes, pos: int) -> bytes:
+    """The one string that stands at *pos* and ends the payload.
+
+    :raises ProtocolViolation: its length is another one: peers would read different things
+    """
+    start = pos + 4
+    if len(payload) < start or _unpack(payload, pos)[0] != len(payload) - start:
+        raise ProtocolViolation("malformed message: data of another length than it says")
+    return payload[start:]
+
+
 def string(data: bytes) -> bytes:
     return uint32(len(data)) + data
 

@@ -20,7 +20,7 @@ from gateway.errors import ProtocolViolation
 from gateway.model import SshRights
 from gateway.ssh import messages as m
 from gateway.ssh.notes import ChannelNotes, Notes
-from gateway.ssh.rights import may_forward, may_forward_path, may_request
+from gateway.ssh.rights import may_forward, may_forward_path, may_listen, may_request
 
 CLIENT, TARGET = 0, 1
 SIDES = ("client", "target")
@@ -122,13 +122,13 @@ class Relay:
 
     def _data(self, side: int, payload: bytes) -> None:
         channel = self._open(side, payload)
-        channel.notes.data(side, payload[9:])
+        channel.notes.data(side, m.body(payload, 5))
         self._send(1 - side, payload)
 
     def _extended(self, side: int, channel: Channel, payload: bytes) -> None:
         if payload[5:9] != _EXTENDED or side == CLIENT:
             raise ProtocolViolation("extended data of an unknown type")
-        channel.notes.stderr(payload[13:])
+        channel.notes.stderr(m.body(payload, 9))
         self._send(1 - side, payload)
 
     def _open(self, side: int, payload: bytes) -> Channel:
@@ -294,7 +294,7 @@ class Relay:
             return True
         if request in (b"tcpip-forward", b"cancel-tcpip-forward"):
             host, port = _text(fields.string()), fields.uint32()
-            allowed = may_forward(self._rights, host or "*", port)
+            allowed = may_listen(self._rights, host, port)
             where = f"{host}:{port}"
         elif request in (_STREAM_FORWARD, b"cancel-" + _STREAM_FORWARD):
             where = _text(fields.string())

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from gateway.contracts import SessionLog
 from gateway.errors import NotRecorded, ProtocolViolation
 from gateway.model import End, EndReason, Terms
+from gateway.ssh import messages as m
 from gateway.ssh import words
 from gateway.ssh.legs import BY_APPLICATION, Leg
 from gateway.ssh.notes import Notes
 from gateway.ssh.relay import CLIENT, TARGET, Relay
 
 Batch = tuple[list[bytes], list[bytes]]
+
+_BUSY = frozenset({m.CHANNEL_OPEN, m.CHANNEL_DATA, m.CHANNEL_EXTENDED_DATA})
+"""What tells that a session is not idle: more than keep-alives, and the answers to them."""
 
 
 class Splice:
@@ -62,8 +66,8 @@ class Splice:
         if self._end is not None:
             return
         side = CLIENT if leg is self._legs[CLIENT] else TARGET
-        self._touched = True
         self._carried[side] += len(payload)
+        self._touched |= payload[0] in _BUSY or (payload[0] == m.CHANNEL_REQUEST and side == CLIENT)
         try:
             self._relay.receive(side, payload)
         except NotRecorded as unwritable:

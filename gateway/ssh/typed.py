@@ -13,6 +13,7 @@ import re
 MAX_PENDING = 4096  # bytes typed ahead of their echo, which is what a terminal's line holds
 
 _ESCAPE = b"\x1b"  # what follows is for a program: arrows, function keys, pastes
+_ENTER = (b"\r", b"\n")
 _SEGMENT = re.compile(rb"([\x00-\x1f\x7f]*)([^\x00-\x1f\x7f]*)")  # control keys, then text
 _PRINTABLE = re.compile(rb"[^\x00-\x1f\x7f]")
 
@@ -23,19 +24,24 @@ class Typed:
     def __init__(self) -> None:
         self._keys = b""  # typed, and not shown yet
         self._screen = b""  # the part of them that is shown already
+        self._entered = False  # the last key ended a line, and nothing was shown since
 
     def typed(self, data: bytes) -> bytes:
         """Keys came; returns what may be recorded at once: keys that never show."""
         data = data.partition(_ESCAPE)[0]
         if not self._keys and _PRINTABLE.search(data) is None:
+            self._entered = data.endswith(_ENTER) if data else self._entered
             return data
         self._keys = (self._keys + data)[:MAX_PENDING]
         return b""
 
     def shown(self, output: bytes) -> bytes:
         """The terminal shows *output*; returns the keys that it answers."""
-        if not self._keys or not output:
+        if self._entered:
+            output = output.lstrip(b"\r\n")
+        if not output:
             return b""
+        self._entered = False
         keys, screen = self._keys, self._screen + output
         self._keys = self._screen = b""
         end = 0
@@ -52,4 +58,5 @@ class Typed:
             if text and _PRINTABLE.match(screen):
                 return keys[: segment.end(1)]
             end = segment.end()
+        self._entered = keys.endswith(_ENTER) and not screen
         return keys

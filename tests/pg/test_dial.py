@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trustme
-from twisted.internet import reactor
 
 from gateway.errors import Unreachable
 from gateway.health import Sightings
@@ -48,7 +47,7 @@ STANDBY, PRIMARY, PREFER = TargetKind.STANDBY, TargetKind.PRIMARY, TargetKind.PR
 
 
 def dialer(timeout: float = PATIENCE, seen: Sightings | None = None) -> PostgresDialer:
-    return PostgresDialer(reactor, seen or Sightings(lambda: NOW), lambda: NOW, timeout)
+    return PostgresDialer(seen or Sightings(lambda: NOW), lambda: NOW, timeout)
 
 
 async def over_tls(talk: Talk) -> None:

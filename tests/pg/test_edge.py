@@ -15,7 +15,6 @@ import pytest
 import trustme
 from attrs import evolve, frozen
 from OpenSSL import SSL
-from twisted.internet import reactor
 
 from gateway.certificates import Certificates, ServerTls, tls_server_end_point
 from gateway.contracts import CancelKey, Credentials
@@ -82,7 +81,7 @@ class House:
 def opened(certificates: Certificates, *, tls_required: bool = False) -> Iterator[House]:
     pump = Pump(asyncio.get_running_loop())
     seen = Sightings(lambda: 0.0)
-    dialer = PostgresDialer(reactor, seen, lambda: 0.0, 10)
+    dialer = PostgresDialer(seen, lambda: 0.0, 10)
     try:
         yield House(
             PostgresDoor(certificates, dialer, pump, CancelKeys(), tls_required, "gw.test"), seen
@@ -562,6 +561,7 @@ async def test_inside_a_handshake_that_fails_nothing_is_said(
         async with meeting(house) as (client, _, told):
             with pytest.raises((ProtocolViolation, Gone)):
                 await client.tls(anyone(*protocols))
+            client.wire.close()
             assert isinstance(await told, ProtocolViolation)
 
 
@@ -572,8 +572,9 @@ async def test_clear_text_in_place_of_a_handshake(certificates: Certificates) ->
             await client.say(SSL_REQUEST)
             assert await client.take(1) == b"S"
             await client.say(MINIMAL)
-            assert isinstance(await told, ProtocolViolation)
             assert len(await client.rest()) in (0, 7)  # an alert of TLS at most
+            client.wire.close()
+            assert isinstance(await told, ProtocolViolation)
 
 
 @pytest.mark.parametrize(

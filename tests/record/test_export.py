@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +49,79 @@ def test_a_listing() -> None:
     ]
 
 
+PTY = {"term": "xterm", "columns": 80, "rows": 24}
+DIGEST = "5e88" * 16
+SSH: list[tuple[dict[str, Any], list[str]]] = [
+    (
+        {"kind": "channel", "type": "shell", "pty": PTY,
+         "environment": {"LANG": "C", "LC_A": "\n"}},
+        ["channel 1: shell on xterm 80x24, LANG=C, LC_A=\\n"],
+    ),
+    (
+        {"kind": "channel", "type": "exec", "pty": None, "environment": {}, "command": "a\nb"},
+        ["channel 1: exec, a", "b"],
+    ),
+    ({"kind": "channel", "type": "subsystem", "subsystem": "sftp"},
+     ["channel 1: subsystem, sftp"]),
+    ({"kind": "output", "stream": "stdout", "data": "a\r\nb\x1b[2J\r\n"},
+     ["output 1: a", "b\\x1b[2J"]),
+    ({"kind": "output", "stream": "stderr", "data": "oops\n\n"}, ["output 1 stderr: oops", ""]),
+    ({"kind": "output", "stream": "stdout", "data": {"base64": "w6nDKA=="}},
+     ["output 1: é\\xc3("]),
+    ({"kind": "input", "data": "ls\r"}, ["input 1: ls\\r"]),
+    ({"kind": "exec", "command": "ls\nid", "exit_status": 0, "duration_ms": 1.5},
+     ["exec 1: ls", "id", "status 0  1.500 ms"]),
+    ({"kind": "exec", "command": {"base64": "/w=="}, "exit_status": None, "exit_signal": "KILL"},
+     ["exec 1: \\xff", "signal KILL"]),
+    ({"kind": "exec", "command": "x", "exit_status": None, "refused": True},
+     ["exec 1: x", "refused"]),
+    ({"kind": "exec", "command": "x", "exit_status": None}, ["exec 1: x", "no answer"]),
+    ({"kind": "exit", "exit_status": 3}, ["exit 1: status 3"]),
+    ({"kind": "exit", "exit_signal": "TERM", "core_dumped": False}, ["exit 1: signal TERM"]),
+    ({"kind": "closed", "bytes_in": 1, "bytes_out": 2, "bytes_err": 3},
+     ["closed 1: 1 bytes in, 2 bytes out, 3 bytes err"]),
+    ({"kind": "file", "operation": "write", "path": "/a\nb", "bytes": 5, "sha256": DIGEST},
+     [f"file 1: write /a\\nb, 5 bytes, sha256 {DIGEST}"]),
+    ({"kind": "file", "operation": "rename", "path": "a", "bytes": None, "sha256": None, "to": "b",
+      "error": "SSH_FX_FAILURE"},
+     ["file 1: rename a to b, error SSH_FX_FAILURE"]),
+    ({"kind": "forward", "type": "direct-tcpip", "to": "db:80", "bytes_in": 5, "bytes_out": 3},
+     ["forward 1: direct-tcpip to db:80, 5 bytes in, 3 bytes out"]),
+    ({"kind": "forward", "type": "direct-tcpip", "to": "db\n:80", "refused": True},
+     ["forward 1: direct-tcpip to db\\n:80, refused"]),
+    ({"kind": "forward", "channel": None, "listen": "localhost:80", "refused": False},
+     ["forward: listens at localhost:80"]),
+    ({"kind": "forward", "channel": None, "listen": ":80", "refused": True},
+     ["forward: listens at :80, refused"]),
+    ({"kind": "resize", "columns": 100, "rows": 30}, ["resize 1: 100x30"]),
+    ({"kind": "signal", "signal": "INT"}, ["signal 1: INT"]),
+    ({"kind": "denied", "request": "x11-req"}, ["denied 1: x11-req"]),
+    ({"kind": "refused", "request": {"base64": "/w=="}}, ["refused 1: \\xff"]),
+    ({"kind": "agent"}, ['agent {"channel": 1}']),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "lines"), SSH)
+def test_what_ssh_sessions_have(event: dict[str, Any], lines: list[str]) -> None:
+    shown = list(listing([{"at": 1.5, "channel": 1, **event}]))
+    assert [line[12:] for line in shown] == lines
+    marks = [line[:12] for line in shown]
+    bars = ["         |  "] * len(marks)
+    if event["kind"] == "exec":
+        bars[-1] = "        ->  "
+    assert marks == ["     1.500  ", *bars[1:]]
+
+
+def test_no_output_passes_for_an_event() -> None:
+    forged = "$ \r\n     9.000  end: killed\r\n        ->  status 0\r     9.000  x"
+    lines = list(listing([{"at": 1.5, "kind": "output", "channel": 1, "data": forged}]))
+    assert lines == [
+        "     1.500  output 1: $ ",
+        "         |       9.000  end: killed",
+        "         |          ->  status 0\\r     9.000  x",
+    ]
+
+
 def test_nobody_writes_in_our_name() -> None:
     forged = "SELECT 1\n-> SELECT 1\n     9.000  cancel\r     9.000  cancel"
     first, *rest = listing([{**STATEMENT, "sql": forged, "tag": "A\n        ->  B"}])
@@ -70,10 +145,21 @@ def test_jsonl_is_one_object_a_line() -> None:
     ]
 
 
-@given(st.text(), st.sampled_from(["start", "statement", "copy", "end", "other"]))
-def test_no_control_character_gets_through(text: str, kind: str) -> None:
-    event = {"at": 0.0, "kind": kind, **dict.fromkeys(("sql", "message", "user", "detail"), text)}
-    event |= {"parameters": [text], "sqlstate": text, "reason": text}
+KINDS = [
+    "start", "statement", "copy", "end", "other", "channel", "output", "input", "exec", "exit",
+    "closed", "file", "forward", "resize", "signal", "denied", "refused",
+]  # fmt: skip
+FIELDS = [
+    "sql", "message", "user", "detail", "sqlstate", "reason", "type", "command", "subsystem",
+    "data", "stream", "operation", "path", "to", "error", "listen", "exit_signal", "signal",
+    "request", "\x1b",
+]  # fmt: skip
+
+
+@given(st.text(), st.sampled_from(KINDS), st.sets(st.sampled_from(FIELDS)))
+def test_no_control_character_gets_through(text: str, kind: str, fields: set[str]) -> None:
+    event = {"at": 0.0, "kind": kind, "channel": 1, **dict.fromkeys(fields, text)}
+    event |= {"parameters": [text], "environment": {text: text}, "pty": {"term": text}}
     out = io.StringIO()
     to_jsonl([event], out)
     for line in (*listing([event]), out.getvalue()[:-1]):
@@ -81,3 +167,14 @@ def test_no_control_character_gets_through(text: str, kind: str) -> None:
             character.isprintable() or character.isspace() for character in line
         )
         assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in line)
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.dictionaries(
+        st.sampled_from([field for field in FIELDS if field not in ("sql", "message")]),
+        st.none() | st.integers() | st.text() | st.fixed_dictionaries({"base64": st.text()}),
+    ),
+)
+def test_whatever_a_transcript_holds_is_listed(kind: str, facts: dict[str, Any]) -> None:
+    assert list(listing([{"at": 1.5, "kind": kind, **facts}]))

@@ -43,18 +43,20 @@ FIELDS: list[tuple[Callable[[Reader], object], object]] = [
 ]
 
 
+def read_all(payload: bytes) -> list[object]:
+    fields = Reader(payload)
+    return [read(fields) for read, _ in FIELDS]
+
+
 def test_fields_in_turn() -> None:
-    fields = Reader(PAYLOAD)
-    assert [read(fields) for read, _ in FIELDS] == [value for _, value in FIELDS]
+    assert read_all(PAYLOAD) == [value for _, value in FIELDS]
     assert m.recipient(PAYLOAD) == 7
 
 
 @pytest.mark.parametrize("length", range(len(PAYLOAD) - len(b"tail")))
 def test_a_message_that_ends_anywhere_too_early(length: int) -> None:
-    fields = Reader(PAYLOAD[:length])
     with pytest.raises(ProtocolViolation, match="ends too early"):
-        for read, _ in FIELDS:
-            read(fields)
+        read_all(PAYLOAD[:length])
 
 
 @pytest.mark.parametrize("read", [Reader.uint32, Reader.boolean, Reader.string])
@@ -104,3 +106,14 @@ def test_garbage_is_read_or_a_violation(
     except ProtocolViolation:
         pass
     assert payload.endswith(fields.rest())
+
+
+@pytest.mark.parametrize("length", [0, 2, 4, 1 << 31])
+def test_data_is_as_long_as_it_says(length: int) -> None:
+    payload = bytes((m.CHANNEL_DATA,)) + m.uint32(1) + m.uint32(length) + b"abc"
+    with pytest.raises(ProtocolViolation):
+        m.body(payload, 5)
+    assert m.body(m.channel_data(1, b"abc"), 5) == b"abc"
+    assert m.body(m.channel_data(1, b""), 5) == b""
+    with pytest.raises(ProtocolViolation):
+        m.body(payload[:7], 5)

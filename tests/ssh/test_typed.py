@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from gateway.ssh.typed import MAX_PENDING, Typed
 
-PATIENCE = 5  # seconds until a program that says nothing has failed
-SECRET = b"ZQ#7XJ%9"  # none of its characters is in anything else here
+PATIENCE = 20  # seconds until a program that says nothing has failed
+SECRET = b"ZQ~XJ%^@"  # none of its characters is in anything else here
 
 
 def printable(data: bytes) -> bytes:
@@ -180,6 +180,7 @@ class Terminal(Session):
         super().__init__()
         self._master = master
         self._at_once = at_once
+        self._read = 0  # how much of what is shown was expected
 
     def press(self, keys: bytes, whole: bool = True) -> None:
         for key in [keys] if whole else [keys[i : i + 1] for i in range(len(keys))]:
@@ -196,9 +197,9 @@ class Terminal(Session):
             self._until(lambda before=before: len(self.shown) > before)
 
     def expect(self, words: bytes) -> None:
-        """Look until *words* come that were not looked at yet."""
-        seen = len(self.shown)
-        self._until(lambda: words in self.shown[seen:])
+        """Look until *words* come, behind those that were expected last."""
+        self._until(lambda: words in self.shown[self._read :])
+        self._read = self.shown.index(words, self._read) + len(words)
 
     def hides(self) -> None:
         """Wait until the terminal takes lines, and does not echo them."""
@@ -294,7 +295,9 @@ def test_a_password_in_the_middle_of_a_shell(whole: bool, term: str, at_once: in
 def test_a_password_that_is_typed_before_anybody_asks(term: str) -> None:
     with terminal(*BASH, term=term) as here:
         here.expect(b"$ ")
-        here.press(b"read -r -s p\r" + SECRET + b"\recho ${#p} done\r")
+        here.press(b"read -r -s p\n" + SECRET + b"\n")
+        here.expect(b"$ ")
+        here.press(b"echo ${#p} done\r")
         here.expect(b"8 done")
         assert not set(here.kept) & set(SECRET)
 
@@ -303,6 +306,7 @@ def test_a_password_that_begins_like_the_prompt() -> None:
     with terminal(*BASH, term="dumb") as here:
         here.expect(b"$ ")
         here.press(b"PS1=root@host; read -r -s p\r")
+        here.expect(b"-s p\r\n")
         here.hides()
         kept = here.kept
         here.press(b"root\r")
@@ -322,9 +326,14 @@ def test_editing_a_line() -> None:
 def test_editing_in_the_middle_of_a_line_and_searching() -> None:
     with terminal(*BASH) as here:
         here.expect(b"$ ")
-        here.echoed(b"echo ac\x02b\r")
+        here.echoed(b"echo ac\x02b")
+        here.press(b"\r")
+        here.expect(b"abc\r\n")
+        assert here.kept == b"echo ac\x02\r"  # what moves the rest of the line is not kept
         here.expect(b"$ ")
-        here.echoed(b"\x12ab\x1b[C\r")
+        here.echoed(b"\x12ab")
+        here.press(b"\x1b[C\r")
+        here.expect(b"abc\r\n")
         here.expect(b"$ ")
 
 
