@@ -6,20 +6,24 @@ The map of the rooms, in the order in which they may import one another:
 ``model``             frozen values: who, what, under which terms
 ``errors``            what can go wrong, and what a peer may hear of it
 ``contracts``         the protocols between the rooms
+``marked, fields``    YAML whose every value knows its line, and is judged
 ``config, objects``   files -> judged, frozen values (``file:line:column``)
 ``policy, routing``   pure decisions: may this be; where does it go
+``loginname``         ``user/account#resource``, for every protocol
 ``record``            transcripts: format, writer, reader, verification
-``store``             objects and the session index (SQLite)
+``store, catalog``    objects and the session index (SQLite), and changing them
 ``identity``          how a person proves who they are
-``wire``              a socket, plain or TLS, until the splice takes it
+``wire, reach``       a socket, plain or TLS, from or to somewhere
 ``pg``                PostgreSQL: frames, start-up, SCRAM, edge, dial, pump
+``ssh``               SSH: log-in, relay of the connection protocol, edge, dial
 ``session``           the story: ask -> prove -> decide -> dial -> splice
 ``live``              what runs now: list, kill, re-check
-``listen, control``   doors: clients on one side, the ``gateway`` command
-                      on the other
+``doorstep, listen``  doors for clients: PROXY headers, first bytes, limits
+``control``           the door for the ``gateway`` command
+``told``              any transcript as events
 ``app, tap``          the only places where parts are put together
-``cli``               the ``gateway`` command
-====================  =====================================================
+``cli, demo``         the ``gateway`` command; all of it with nothing prepared
+====================
 """
 
 from __future__ import annotations
