@@ -23,7 +23,7 @@ The map of the rooms, in the order in which they may import one another:
 ``told``              any transcript as events
 ``app, tap``          the only places where parts are put together
 ``cli, demo``         the ``gateway`` command; all of it with nothing prepared
-====================
+====================  =====================================================
 """
 
 from __future__ import annotations

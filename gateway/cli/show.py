@@ -22,8 +22,8 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)  # an id is there to copy
     for row in rows:
         table.add_row(*(Text(cell(row.get(column))) for column in columns))
     console = Console()

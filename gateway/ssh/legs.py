@@ -170,8 +170,6 @@ class Leg(SSHConnection):
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
         if pkttype < GLOBAL_REQUEST:
             return super().process_packet(pkttype, pktid, packet)
-        if self._kex is not None or self._next_recv_encryption is not None:
-            raise asyncssh.ProtocolError("a message in the middle of a key exchange")
         if self._junction is not None:
             self._junction.received(self, packet.get_full_payload())
             return True

@@ -6,16 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.real.servers import PASSWORDS, POSTGRESQL, GatewayProcess, PostgresServer
+from tests.real.drivers import JDBC, NODE_PG
+from tests.real.servers import PASSWORDS, POSTGRESQL, GatewayProcess, PostgresServer, free_port
 
 NEEDED = {
     "psql": "postgresql-client",
     "node": "nodejs",
     "npm": "npm",
-    "java": "default-jre-headless",
+    "javac": "default-jdk-headless",
 }
 
 
@@ -23,8 +25,12 @@ def pytest_configure() -> None:
     missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
     if not (POSTGRESQL / "postgres").exists():
         missing.append("postgresql-15")
+    if not JDBC.exists():
+        missing.append("libpostgresql-jdbc-java")
     if missing:
         pytest.exit(f"the tests need: apt-get install {' '.join(missing)}", returncode=3)
+    if not NODE_PG.exists():
+        pytest.exit(f"the tests need: npm ci --prefix {NODE_PG.parents[1]}", returncode=3)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +69,12 @@ resources:
     tls: {{mode: verify-full, ca: {{file: {postgres.ca_file}}}}}
     accounts:
       - {{name: app_ro, password: {{value: "{PASSWORDS["app_ro"]}"}}}}
+  - name: down
+    protocol: postgresql
+    labels: {{env: test}}
+    targets: [{{address: "localhost:{free_port()}"}}]
+    accounts:
+      - {{name: app_rw, password: {{value: "{PASSWORDS["app_rw"]}"}}}}
 users:
   - {{name: alice, groups: [analysts], password: {{plain: "alice's password"}}}}
   - {{name: bob, groups: [ops], password: {{plain: "bob's password"}}}}
@@ -80,6 +92,13 @@ bindings:
 """
 
 
+def more(objects: str, **added: str) -> str:
+    """*objects* with lines added to its lists of resources, users, roles and bindings."""
+    for kind, lines in added.items():
+        objects = objects.replace(f"{kind}:\n", f"{kind}:\n{lines}")
+    return objects
+
+
 Start = Callable[..., GatewayProcess]
 
 
@@ -88,11 +107,12 @@ def start(short_tmp: Path, objects: str) -> Iterator[Start]:
     """Starts gateways; ends them, and looks at their logs, when the module is through."""
     started: list[GatewayProcess] = []
 
-    def begin(configuration: str = "", daemon: str = "twist", **popen: object) -> GatewayProcess:
+    def begin(configuration: str = "", **over: Any) -> GatewayProcess:
         directory = Path(tempfile.mkdtemp(dir=short_tmp))
-        process = GatewayProcess(directory, objects, configuration, daemon)
+        given = {"objects": objects, "configuration": configuration, **over}
+        process = GatewayProcess(directory, **given)
         started.append(process)
-        return process.start(**popen)
+        return process.start()
 
     yield begin
     for process in started:
@@ -101,5 +121,5 @@ def start(short_tmp: Path, objects: str) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def gateway(start: Start) -> GatewayProcess:
-    """A gateway as it comes."""
-    return start()
+    """A gateway as it comes, but for its patience at the end."""
+    return start("drain_seconds: 2\n")

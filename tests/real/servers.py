@@ -16,8 +16,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import trustme
+
+from gateway import control
 
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 PATIENCE = 30.0  # seconds for a server to come up on a busy machine
@@ -45,6 +48,13 @@ def until(condition, what: str, patience: float = PATIENCE):
         assert time.monotonic() < deadline, f"waited {patience:g} s for {what}"
         time.sleep(0.02)
     return value
+
+
+def tagged(connection: psycopg.Connection[Any]) -> str:
+    """How the session's id begins, as the target knows it."""
+    row = connection.execute("SHOW application_name").fetchone()
+    assert row is not None
+    return str(row[0]).rpartition(" ")[2].rstrip("]")
 
 
 def _server_user() -> dict[str, Any]:
@@ -109,6 +119,11 @@ class PostgresServer:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def runs(self, process_id: int) -> bool:
+        """Whether the session of this process id is in the middle of a statement."""
+        asked = f"SELECT 1 FROM pg_stat_activity WHERE pid = {process_id} AND state = 'active'"
+        return bool(self.sql(asked))
+
     def _configuration(self) -> str:
         settings = {
             "port": str(self.port),
@@ -161,14 +176,19 @@ class GatewayProcess:
     """The daemon, started as its users start it.
 
     *configuration* is laid over the usual one; *objects* is the text of an objects file
-    that it owns.
+    that it owns; *state* is its state directory, if it is to lie elsewhere.
     """
 
     def __init__(
-        self, directory: Path, objects: str, configuration: str = "", daemon: str = "twist"
+        self,
+        directory: Path,
+        objects: str,
+        configuration: str = "",
+        daemon: str = "twist",
+        state: Path | None = None,
     ) -> None:
         self.directory = directory
-        self.state = directory / "state"
+        self.state = state or directory / "state"
         self.port, self.diagnostics = free_port(), free_port()
         self.config = directory / "gateway.yaml"
         self.objects = directory / "objects.yaml"
@@ -203,7 +223,13 @@ objects: [{self.objects}]
     def ca(self) -> Path:
         return self.state / "ca.crt"
 
-    def start(self, **popen: Any) -> GatewayProcess:
+    def start(self) -> GatewayProcess:
+        self.spawn()
+        until(self.ready, f"the gateway to be ready:\n{self.log}")
+        return self
+
+    def spawn(self) -> None:
+        """Start it, and do not wait."""
         scripts = Path(sys.executable).parent
         arguments = ["-n", "--pidfile="] if self._program == "twistd" else []
         with (self.directory / "gateway.log").open("ab") as log:
@@ -213,10 +239,7 @@ objects: [{self.objects}]
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                **popen,
             )
-        until(self.ready, f"the gateway to be ready:\n{self.log}")
-        return self
 
     def ready(self) -> bool:
         assert self._process is not None
@@ -238,9 +261,10 @@ objects: [{self.objects}]
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Its exit code."""
         assert self._process is not None
-        return self._process.wait(PATIENCE)
+        return self._process.wait(seconds)
 
     def stop(self) -> None:
         """End it in order; fails if its log shows that something went wrong inside."""
@@ -265,6 +289,29 @@ objects: [{self.objects}]
             **run,
         )
 
+    def call(self, command: str, **arguments: Any) -> Any:
+        """What the ``gateway`` command would ask of the daemon, without a process for it."""
+        return control.call(self.state / "control.sock", command, **arguments)
+
+    def connect(self, **over: Any) -> psycopg.Connection[Any]:
+        """A session in autocommit, as alice unless *over* says otherwise."""
+        return psycopg.connect(self.dsn(**over), autocommit=True)
+
+    def session_of(self, connection: psycopg.Connection[Any]) -> str:
+        """The id of the live session that *connection* is."""
+        begin = tagged(connection)
+        (found,) = [row["id"] for row in self.live() if row["id"].startswith(begin)]
+        return found
+
+    def live(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.call("sessions", live=True)["sessions"]
+        return rows
+
+    def memory(self) -> int:
+        """Bytes of it that are in memory."""
+        resident: int = psutil.Process(self.pid).memory_info().rss
+        return resident
+
     def apply(self, objects: str, *options: str) -> str:
         """``gateway apply``; what it printed."""
         path = self.directory / "applied.yaml"
@@ -285,7 +332,7 @@ objects: [{self.objects}]
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def dsn(self, **over: object) -> str:
-        """A connection string for alice, who may read."""
+        """A connection string for alice, who may read; None leaves a part out."""
         parts = {
             "host": "localhost",
             "port": self.port,
@@ -297,5 +344,9 @@ objects: [{self.objects}]
             "connect_timeout": 20,
             **over,
         }
-        quoted = {name: str(value).replace("'", r"\'") for name, value in parts.items()}
+        quoted = {
+            name: str(value).replace("'", r"\'")
+            for name, value in parts.items()
+            if value is not None
+        }
         return " ".join(f"{name}='{value}'" for name, value in quoted.items())

@@ -1,0 +1,119 @@
+"""The story of the demo: directory, servers, gateway, lines; and all of it back again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from gateway import config, objects
+from gateway.config import Config
+from gateway.demo.directory import Directory, opened
+from gateway.demo.lines import front, lines
+from gateway.demo.postgres import REPLICATION, Programs, Server, programs
+from gateway.demo.processes import Child, Failed, Launch, serving
+from gateway.errors import printable
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: its terminal was closed
+
+
+def run(directory: Path | None) -> int:
+    """Serve from *directory* (None: a temporary one) until told to stop; the exit code.
+
+    :raises GatewayError: it could not begin, or a part of it ended by itself
+    """
+    try:
+        asyncio.run(_until_told(_demo(directory)))
+    except Failed as failed:
+        for line in map(printable, failed.log):
+            _tell(f"  {line}")
+        raise
+    return 0
+
+
+async def _until_told(work: Coroutine[None, None, None]) -> None:
+    """Run *work*; a signal cancels it, once, and it gets the time to clean up."""
+    told = asyncio.Event()
+    for number in STOPPING:
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(told.wait())
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+async def _demo(directory: Path | None) -> None:
+    with opened(directory) as home, programs(home.lock) as postgresql:
+        configuration = config.load(home.configuration)
+        for listed in configuration.objects:
+            objects.read(listed)
+        async with AsyncExitStack() as parts:
+            children = [
+                *await _databases(parts, home, postgresql),
+                await parts.enter_async_context(_gateway(home, configuration)),
+            ]
+            print("\n".join(lines(home, configuration)), flush=True)
+            await _first_to_end(children)
+
+
+async def _databases(parts: AsyncExitStack, home: Directory, postgresql: Programs) -> list[Child]:
+    primary, standby = (
+        Server(postgresql, home.path, name, home.ports[name]) for name in ("primary", "standby")
+    )
+    password = home.passwords[REPLICATION]
+    _tell("PostgreSQL, a primary ...")
+    await primary.create(home.passwords)
+    first = await parts.enter_async_context(primary.serving())
+    _tell("... and its standby ...")
+    await standby.copy(primary, password)
+    follows = standby.follows(primary, password)
+    return [first, await parts.enter_async_context(standby.serving(**follows))]
+
+
+@asynccontextmanager
+async def _gateway(home: Directory, configuration: Config) -> AsyncIterator[Child]:
+    """The daemon as everybody runs it, with its log beside it."""
+    _tell("... and the gateway in front of them.")
+    path = str(home.configuration)
+    # -P: not what happens to lie in the current directory
+    twist = (sys.executable, "-P", "-m", "twisted", "--log-format=text")
+    launch = Launch((*twist, "gateway", "--config", path), home.path, home.lock, os.environ)
+    log = home.path / "gateway.log"
+    async with serving("the gateway", launch, log, signal.SIGTERM) as child:
+        await child.until(lambda: _opens(configuration))
+        yield child
+
+
+async def _opens(configuration: Config) -> bool:
+    """The doors are what the gateway opens last."""
+    address = front(configuration)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    try:
+        _, writer = await asyncio.open_connection(host, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _first_to_end(children: list[Child]) -> None:
+    """:raises Failed: one did"""
+    ending = [asyncio.ensure_future(child.ended()) for child in children]
+    try:
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ending:
+            task.cancel()
+    for task in ending:
+        if task.done() and not task.cancelled():
+            task.result()
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
