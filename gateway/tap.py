@@ -99,7 +99,7 @@ class GatewayService(Service):
             await self._app.start()
         except GatewayError as failed:
             log.error("Cannot start: {why}", why=str(failed))
-            print(failed, file=sys.stderr)
+            print(failed, file=sys.__stderr__)  # Twisted's own goes to the log
             _give_up(EX_CONFIG if isinstance(failed, BadFile) else 1)
         except Exception:
             log.failure("Cannot start")

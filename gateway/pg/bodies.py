@@ -129,7 +129,7 @@ def _by_type(value: bytes, oid: int) -> Json:
     if oid == BOOL and value in (b"\0", b"\1"):
         return value == b"\1"
     if oid == BYTEA:
-        return f"\\x{value.hex()}"
+        return _base64(value)
     if oid == UUID_TYPE:
         return str(UUID(bytes=value))
     return _moment(value, oid)

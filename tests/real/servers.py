@@ -163,6 +163,7 @@ class PostgresServer:
             stderr=subprocess.DEVNULL,
             timeout=120,
             check=False,
+            env={**os.environ, "HOME": "/nonexistent"},  # ours may be closed to its user
             **_server_user(),
         )
         assert not check or done.returncode == 0, f"{program} failed: {self._log()}"
@@ -311,6 +312,10 @@ objects: [{self.objects}]
         """Bytes of it that are in memory."""
         resident: int = psutil.Process(self.pid).memory_info().rss
         return resident
+
+    def files(self) -> int:
+        """How many files and sockets it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def apply(self, objects: str, *options: str) -> str:
         """``gateway apply``; what it printed."""

@@ -365,5 +365,5 @@ def test_objects_with_a_mistake(short_tmp: Path, objects: str, tmp_path: Path) -
     assert gateway.wait() == 78
     lines = gateway.objects.read_text().splitlines()
     (line,) = [number for number, text in enumerate(lines, 1) if "role: absent" in text]
-    assert f"{gateway.objects}:{line}:" in gateway.log
+    assert f"\n{gateway.objects}:{line}:" in gateway.log
     gateway.stop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import socket
 import struct
 import threading
@@ -23,7 +21,6 @@ from tests.real.raw import (
     Refusal,
     log_in,
     message,
-    refusal,
     sasl_initial,
     sized,
     startup,
@@ -32,7 +29,6 @@ from tests.real.servers import GatewayProcess, until
 
 ALICE = "alice's password"
 LOGIN_SECONDS = 2
-MOST = 50  # unauthenticated_per_address, by default
 MARGIN = 3  # seconds for a refusal to be read, on a busy machine
 CANCEL = struct.pack("!iii", 16, 80877102, 4242) + b"\0\1\2\3"
 HELLO = startup(user="alice", database="orders")
@@ -333,27 +329,11 @@ def test_going_away(gateway: GatewayProcess, stage: str) -> None:
                 client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def test_probes_leave_nothing_behind(gateway: GatewayProcess) -> None:
-    audited = sum(path.stat().st_size for path in gateway.state.glob("audit/*.gwt"))
-    before, logged = files(gateway), gateway.log
-    for _ in range(500):
-        with RawClient(gateway):
-            pass
-    until(lambda: files(gateway) <= before, "the connections to be closed")
-    assert gateway.log == logged
-    assert sum(path.stat().st_size for path in gateway.state.glob("audit/*.gwt")) - audited < 1000
-
-
-def files(gateway: GatewayProcess) -> int:
-    """How many files the gateway has open."""
-    return len(os.listdir(f"/proc/{gateway.pid}/fd"))
-
-
 def test_who_does_not_read_its_refusal_is_dropped(gateway: GatewayProcess) -> None:
-    before = files(gateway)
+    before = gateway.files()
     with RawClient(gateway) as client:
         client.send(HELLO)
-        until(lambda: files(gateway) <= before, "the connection to be closed", 2 + MARGIN)
+        until(lambda: gateway.files() <= before, "the connection to be closed", 2 + MARGIN)
 
 
 def test_who_goes_on_talking_after_its_refusal_is_dropped(gateway: GatewayProcess) -> None:
@@ -363,62 +343,3 @@ def test_who_goes_on_talking_after_its_refusal_is_dropped(gateway: GatewayProces
             while True:
                 client.send(bytes(65536))
         assert time.monotonic() - began < 2 + MARGIN
-
-
-# -- crowds ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("many_files")
-def test_a_crowd_from_one_address_is_turned_away(gateway: GatewayProcess) -> None:
-    before = gateway.memory()
-    with ExitStack() as stack:
-        crowd = [stack.enter_context(RawClient(gateway, "127.0.0.7")) for _ in range(2000)]
-        said = [client.rest() for client in crowd]
-    words = [b"Mtoo many connections\0" in each for each in said]
-    assert words == [False] * MOST + [True] * (2000 - MOST)
-    assert all(b"Mlog-in took too long" in each for each in said[:MOST])
-    assert gateway.memory() - before < 10_000_000
-
-
-def test_others_are_served_while_an_address_is_full(gateway: GatewayProcess) -> None:
-    with ExitStack() as stack:
-        for _ in range(MOST):
-            stack.enter_context(RawClient(gateway, "127.0.0.8"))
-        said = until(lambda: refused(gateway, "127.0.0.8"), "the last to be counted")
-        assert said.sqlstate == "53300"
-        assert log_in(gateway, "alice", ALICE, source="127.0.0.1") == "app_ro"
-    until(lambda: refused(gateway, "127.0.0.8") is None, "the strangers to be gone")
-
-
-def refused(gateway: GatewayProcess, source: str) -> Refusal | None:
-    try:
-        log_in(gateway, "alice", ALICE, source=source)
-    except Refusal as why:
-        return why
-    return None
-
-
-@pytest.mark.usefixtures("many_files")
-def test_the_memory_of_a_crowd_is_given_back(gateway: GatewayProcess) -> None:
-    """From many addresses, so that all of them are waited for."""
-    before, open_before = gateway.memory(), files(gateway)
-    with ExitStack() as stack:
-        crowd = [
-            stack.enter_context(RawClient(gateway, f"127.1.0.{number // 40}"))
-            for number in range(40, 2040)
-        ]
-        at_most = gateway.memory() - before
-        said = [client.rest() for client in crowd]
-    assert all(b"Mlog-in took too long" in each for each in said)
-    until(lambda: files(gateway) <= open_before, "the connections to be closed")
-    assert at_most < 60_000_000
-    assert gateway.memory() - before < 30_000_000
-    assert refusal(gateway, "alice", ALICE) is None

@@ -186,6 +186,19 @@ def test_disabling_a_user(gateway: GatewayProcess, postgres: PostgresServer) -> 
     assert refusal(gateway, "bob/app_rw", BOB["password"]) is None
 
 
+def test_who_does_not_read_is_ended_all_the_same(
+    gateway: GatewayProcess, postgres: PostgresServer
+) -> None:
+    with closing(gateway.connect(**BOB)) as connection:
+        pid = connection.info.backend_pid
+        connection.pgconn.send_query(b"SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")
+        stuck = f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'ClientWrite'"
+        until(lambda: postgres.sql(stuck), "all buffers on the way to be full")
+        gateway.call("disable", name="bob")
+        until(lambda: not gateway.live(), "the session to be over", 1)
+        until(lambda: not postgres.runs(pid), "the target to notice", 1)
+
+
 def test_the_end_and_its_reason_are_kept(gateway: GatewayProcess, postgres: PostgresServer) -> None:
     with closing(Sleeper(gateway, postgres, **BOB)) as sleeper:
         session = tagged_in(postgres, sleeper.pid)

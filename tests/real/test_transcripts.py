@@ -81,7 +81,7 @@ def test_replay_shows_the_very_statements(gateway: GatewayProcess, session: str)
         statement(selected, [3], tag="SELECT 0", rows=0),
         statement(
             "SELECT $1::bytea, $2::bytea, $3::int2[]",
-            ["\\xff00", "\\xff00", {"base64": "AAAAAQAAAAAAAAAVAAAAAQAAAAEAAAACAAc="}],
+            ["\\xff00", {"base64": "/wA="}, {"base64": "AAAAAQAAAAAAAAAVAAAAAQAAAAEAAAACAAc="}],
             tag="SELECT 1",
             rows=1,
         ),
