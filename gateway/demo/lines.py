@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gateway.config import Config
 from gateway.demo.directory import PEOPLE, Directory
+from gateway.errors import GatewayError
 from gateway.model import Address
 from gateway.places import Places
 
@@ -42,12 +43,14 @@ def psql(configuration: Config, user: str, password: str) -> str:
 
 
 def front(configuration: Config) -> Address:
-    """Where the first listener for PostgreSQL is."""
-    return next(
-        listener.address
-        for listener in configuration.listeners
-        if "postgresql" in listener.protocols
-    )
+    """Where the first listener for PostgreSQL is.
+
+    :raises GatewayError: there is none
+    """
+    for listener in configuration.listeners:
+        if "postgresql" in listener.protocols:
+            return listener.address
+    raise GatewayError("the demo needs a listener for postgresql in its gateway.yaml")
 
 
 def command(path: Path) -> str:

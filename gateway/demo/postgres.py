@@ -216,7 +216,8 @@ class Server:
     async def _configure(self, data: Path, **settings: str) -> None:
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
         text = SETTINGS.format(name=self.name, port=self.port) + "".join(lines)
-        await self.programs.write(data / "postgresql.conf", text)
+        # Read after postgresql.conf, in which initdb has noted what works on this machine.
+        await self.programs.write(data / "postgresql.auto.conf", text)
 
     async def _sql(self, data: Path, database: str, text: str) -> None:
         """As PostgreSQL's superuser, whom no running server lets in."""

@@ -50,9 +50,7 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
 
 async def _demo(directory: Path | None) -> None:
     with opened(directory) as home, programs(home.lock) as postgresql:
-        configuration = config.load(home.configuration)
-        for listed in configuration.objects:
-            objects.read(listed)
+        configuration = _judged(home)
         async with AsyncExitStack() as parts:
             children = [
                 *await _databases(parts, home, postgresql),
@@ -60,6 +58,18 @@ async def _demo(directory: Path | None) -> None:
             ]
             print("\n".join(lines(home, configuration)), flush=True)
             await _first_to_end(children)
+
+
+def _judged(home: Directory) -> Config:
+    """What people may have changed; looked at before anything is started.
+
+    :raises GatewayError: it has mistakes
+    """
+    configuration = config.load(home.configuration)
+    for listed in configuration.objects:
+        objects.read(listed)
+    front(configuration)
+    return configuration
 
 
 async def _databases(parts: AsyncExitStack, home: Directory, postgresql: Programs) -> list[Child]:

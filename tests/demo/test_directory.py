@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway import config, objects
+from gateway.demo import directory
+from gateway.demo.directory import ACCOUNTS, opened
+from gateway.errors import GatewayError
+from tests.real.servers import free_port
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Ports that are free, whatever else this machine runs."""
+    ports: dict[str, int] = {}
+    while len(set(ports.values())) < len(directory.USUAL):
+        ports = {name: free_port() for name in directory.USUAL}
+    monkeypatch.setattr(directory, "USUAL", ports)
+    return ports
+
+
+@pytest.fixture
+def taken(usual: dict[str, int]) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", usual["primary"])):
+        yield usual["primary"]
+
+
+def test_what_is_written_is_private_and_judged_fine(tmp_path: Path, usual: dict[str, int]) -> None:
+    with opened(tmp_path / "a" / "demo") as home:
+        assert home.ports == usual
+        assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+        for file in (home.configuration, home.objects, *(home.path / "secrets").iterdir()):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        loaded = config.load(home.configuration)
+        assert loaded.listeners[0].address.port == usual["gateway"]
+        assert {document.name for document in objects.read(home.objects)} >= {"alice", "bob"}
+
+
+def test_passwords_are_of_one_directory(tmp_path: Path) -> None:
+    with opened(tmp_path / "one") as one, opened(tmp_path / "two") as two:
+        assert set(one.passwords) == set(ACCOUNTS)
+        assert len({*one.passwords.values(), *two.passwords.values()}) == 2 * len(ACCOUNTS)
+        assert not [word for word in one.passwords.values() if word in repr(one)]
+        first = one.passwords
+    with opened(tmp_path / "one") as again:
+        assert again.passwords == first
+
+
+def test_a_temporary_one_goes_also_when_something_fails() -> None:
+    def fail() -> None:
+        with opened(None) as home:
+            made.append(home.configuration)
+            assert made[0].exists()
+            raise ZeroDivisionError
+
+    made: list[Path] = []
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not made[0].parent.exists()
+
+
+def test_a_relative_name_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(Path("demo")) as home:
+        assert home.path == tmp_path / "demo"
+
+
+def test_a_port_that_is_taken_is_left_alone(
+    tmp_path: Path, usual: dict[str, int], taken: int
+) -> None:
+    with opened(tmp_path) as home:
+        assert home.ports["primary"] != taken
+        assert {**home.ports, "primary": taken} == usual
+        assert f"127.0.0.1:{home.ports['primary']}" in home.objects.read_text()
+
+
+def test_a_port_of_ipv6_counts(tmp_path: Path, usual: dict[str, int]) -> None:
+    with (
+        socket.create_server(("::1", usual["gateway"]), family=socket.AF_INET6),
+        opened(tmp_path) as home,
+    ):
+        assert home.ports["gateway"] != usual["gateway"]
+
+
+def test_ports_stay_as_long_as_they_can_and_move_in_the_files(
+    tmp_path: Path, usual: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = usual["primary"]
+    others = f"# mine: 10.0.0.1:{port}, 127.0.0.1:{port}1, 127.0.0.1:{usual['standby']}\n"
+    with opened(tmp_path) as home:
+        written = home.objects.read_text() + others
+        home.objects.write_text(written)
+    monkeypatch.setattr(directory, "USUAL", {})
+    with opened(tmp_path) as home:
+        assert home.ports == usual
+        assert home.objects.read_text() == written
+    with socket.create_server(("127.0.0.1", port)), opened(tmp_path) as home:
+        now = home.ports["primary"]
+        assert now != port
+        changed = home.objects.read_text()
+    assert changed == written.replace(f'127.0.0.1:{port}"', f'127.0.0.1:{now}"')
+    with opened(tmp_path) as home:
+        assert home.ports["primary"] == now
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(GatewayError, match="in use"), opened(tmp_path):
+        pass
+    with opened(tmp_path):
+        pass
+
+
+def test_what_is_not_a_demo_is_not_touched(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "letter").touch()
+    with pytest.raises(GatewayError, match="not empty"), opened(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_name_too_long_for_a_socket_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 25)
+    with pytest.raises(GatewayError, match="too long"), opened(path):
+        pass
+    assert not path.exists()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import psycopg.conninfo
+import pytest
+from attrs import evolve
+
+from gateway import config
+from gateway.config import Config
+from gateway.demo.directory import Directory
+from gateway.demo.lines import command, front, lines, psql
+from gateway.errors import GatewayError
+from gateway.model import Address
+
+PATHS = ["/tmp/demo", "/a b", "/it's", "/back\\slash", "/$HOME", '/"quoted"', "/!history", "/`id`"]
+
+
+def configuration(path: Path, *addresses: str) -> Config:
+    file = path / "gateway.yaml"
+    listeners = [f"  - {{address: {address}}}" for address in addresses]
+    file.write_text(
+        "\n".join(["listeners:", *listeners]).replace("}", ", protocols: [postgresql]}")
+    )
+    return config.load(file)
+
+
+def conninfo(line: str) -> dict[str, str]:
+    """What psql gets when a shell has read *line*."""
+    password, psql, argument = shlex.split(line)
+    assert psql == "psql"
+    return {"PGPASSWORD": password, **psycopg.conninfo.conninfo_to_dict(argument)}
+
+
+@pytest.mark.parametrize("state", PATHS)
+def test_psql_gets_what_was_meant(tmp_path: Path, state: str) -> None:
+    loaded = evolve(configuration(tmp_path, "127.0.0.1:5432"), state_dir=Path(state))
+    assert conninfo(psql(loaded, "alice", "it's me")) == {
+        "PGPASSWORD": "PGPASSWORD=it's me",
+        "host": "localhost",
+        "port": "5432",
+        "user": "alice",
+        "dbname": "orders",
+        "sslmode": "verify-full",
+        "sslrootcert": f"{state}/ca.crt",
+    }
+
+
+def test_the_usual_line_is_as_people_write_it(tmp_path: Path) -> None:
+    loaded = evolve(configuration(tmp_path, "127.0.0.1:5432"), state_dir=Path("/d/state"))
+    assert psql(loaded, "alice", "alice-demo") == (
+        'PGPASSWORD=alice-demo psql "host=localhost port=5432 user=alice dbname=orders'
+        ' sslmode=verify-full sslrootcert=/d/state/ca.crt"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("127.0.0.1:1", "localhost"), ("0.0.0.0:1", "localhost"), ("10.0.0.1:1", "10.0.0.1")],
+)
+def test_the_host_is_one_that_the_certificate_names(
+    tmp_path: Path, address: str, host: str
+) -> None:
+    loaded = configuration(tmp_path, address, "192.0.2.1:5432")
+    assert conninfo(psql(loaded, "bob", "x"))["host"] == host
+    assert loaded.listeners[0].address == Address.parse(address)
+
+
+def test_without_a_listener_for_postgresql_there_is_nothing_to_show(tmp_path: Path) -> None:
+    loaded = evolve(configuration(tmp_path, "127.0.0.1:1"), listeners=())
+    with pytest.raises(GatewayError, match="needs a listener"):
+        front(loaded)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_command_can_be_called(path: str) -> None:
+    words = shlex.split(command(Path(path)))
+    assert words[-2:] == ["--config", path]
+    assert Path(words[0]).name in ("gateway", Path(sys.executable).name)
+
+
+def test_the_command_on_the_search_path_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "gateway"
+    script.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert command(Path("c")) == f"{script} --config c"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command(Path("c")) == "gateway --config c"
+    script.unlink()
+    assert command(Path("c")) == f"{tmp_path}/python -m gateway --config c"
+
+
+def test_no_secret_of_an_account_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    home = Directory(tmp_path, -1, {}, {"app_rw": "only the gateway knows"})
+    said = list(lines(home, configuration(tmp_path, "127.0.0.1:1")))
+    assert "only the gateway knows" not in "\n".join(said)
+    assert "(psql is not installed here; Debian has it in postgresql-client.)" in said

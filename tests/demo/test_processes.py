@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gateway.demo import processes
+from gateway.demo.processes import Failed, Launch, completed, serving
+from gateway.errors import GatewayError
+from tests.support import asyncio_test
+
+ENDLESS = "echo ready; exec sleep 60"
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def shell(script: str, cwd: Path, lock: int) -> Launch:
+    return Launch(("/bin/sh", "-c", script), cwd, lock, {"PATH": os.defpath, "WORD": "secret"})
+
+
+async def yes() -> bool:
+    return True
+
+
+async def no() -> bool:
+    return False
+
+
+@asyncio_test
+async def test_a_program_runs_to_its_end(tmp_path: Path, lock: int) -> None:
+    await completed("it", shell('cat >"$WORD"', tmp_path, lock), "text")
+    assert (tmp_path / "secret").read_text() == "text"
+
+
+@asyncio_test
+async def test_one_that_fails_says_why(tmp_path: Path, lock: int) -> None:
+    script = "for n in 1 2 3 4 5 6; do echo line $n; done; echo last >&2; exit 3"
+    with pytest.raises(Failed, match=r"^it failed$") as failed:
+        await completed("it", shell(script, tmp_path, lock))
+    assert failed.value.log == ["line 3", "line 4", "line 5", "line 6", "last"]
+
+
+@asyncio_test
+async def test_one_that_is_no_longer_wanted_goes_with_its_children(
+    tmp_path: Path, lock: int
+) -> None:
+    os.mkfifo(tmp_path / "pids")
+    reading = asyncio.ensure_future(asyncio.to_thread((tmp_path / "pids").read_text))
+    script = "sleep 60 & echo $$ $! >pids; wait"
+    running = asyncio.ensure_future(completed("it", shell(script, tmp_path, lock)))
+    family = [psutil.Process(int(pid)) for pid in (await reading).split()]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(family) == 2
+    assert not psutil.wait_procs(family, 5)[1]
+
+
+@asyncio_test
+async def test_a_server_is_ended_as_it_wants_to_be(tmp_path: Path, lock: int) -> None:
+    script = "trap 'echo bye; kill $!; exit 0' INT; sleep 60 & echo ready; wait"
+    log = tmp_path / "log"
+    async with serving("it", shell(script, tmp_path, lock), log, signal.SIGINT) as child:
+        await child.until(_said(log, "ready"))
+        assert os.getpgid(child.process.pid) == child.process.pid != os.getpgid(0)
+    assert log.read_text() == "ready\nbye\n"
+    assert child.process.returncode == 0
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+@asyncio_test
+async def test_one_that_does_not_end_is_killed(
+    tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ENDING", 0.1)
+    log = tmp_path / "log"
+    launch = Launch(("/bin/sh", "-c", "trap '' INT; echo ready; exec sleep 60"), tmp_path, lock, {})
+    async with serving("it", launch, log, signal.SIGINT) as child:
+        await child.until(_said(log, "ready"))
+    assert child.process.returncode == -signal.SIGKILL
+
+
+@asyncio_test
+async def test_one_that_ends_by_itself_is_told_with_its_log(tmp_path: Path, lock: int) -> None:
+    log = tmp_path / "log"
+    launch = shell("echo no more disk; exit 9", tmp_path, lock)
+    async with serving("it", launch, log, signal.SIGINT) as child:
+        with pytest.raises(Failed, match=r"^it ended with code 9$") as failed:
+            await child.until(no)
+    assert failed.value.log == ["no more disk"]
+
+
+@asyncio_test
+async def test_patience_ends(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    launch = shell(ENDLESS, tmp_path, lock)
+    async with serving("it", launch, tmp_path / "log", signal.SIGTERM) as child:
+        with pytest.raises(GatewayError, match=r"^it was not ready after 0\.1 s$"):
+            await child.until(no)
+        await child.until(yes)
+
+
+@asyncio_test
+async def test_the_lock_lasts_as_long_as_the_program(tmp_path: Path) -> None:
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    launch = shell(ENDLESS, tmp_path, lock)
+    async with serving("it", launch, tmp_path / "log", signal.SIGTERM):
+        os.close(lock)
+        assert not _lockable(tmp_path)
+    assert _lockable(tmp_path)
+
+
+def _said(log: Path, words: str):
+    async def said() -> bool:
+        return words in log.read_text()  # noqa: ASYNC240 -- it is short
+
+    return said
+
+
+def _lockable(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
