@@ -35,7 +35,7 @@ class Visit:
     wire: Wire
     step: Doorstep
     told: list[tuple[Spoken, bytes]] = field(factory=list)
-    begun: list[Spoken] = field(factory=list)
+    begun: asyncio.Event = field(factory=asyncio.Event)
 
     async def story(self) -> tuple[Spoken, bytes]:
         await self.step.arrive(self.wire)
@@ -54,11 +54,11 @@ async def visit(
         far.setblocking(False)
         wire = Wire(near, asyncio.get_running_loop())
         told: list[tuple[Spoken, bytes]] = []
-        begun: list[Spoken] = []
+        begun = asyncio.Event()
 
         def story(protocol: Spoken):
             async def tell(wire: Wire) -> None:
-                begun.append(protocol)
+                begun.set()
                 told.append((protocol, await wire.look(1, 100)))
 
             return tell
@@ -103,8 +103,7 @@ async def test_who_says_nothing_waits_for_the_banner(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doorstep, "SILENCE", 0.01)
     async with visit(*BOTH) as visitor:
         task = asyncio.ensure_future(visitor.story())
-        while not visitor.begun:
-            await asyncio.sleep(0)
+        await visitor.begun.wait()
         visitor.far.send(VERSION)
         assert await task == (Spoken.SSH, VERSION)
 
