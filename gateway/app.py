@@ -290,6 +290,7 @@ class Gateway:
         await self._live.recheck(self._catalog.snapshot, timed=True)
 
     async def _tidy(self) -> None:
+        self._certificates.reload(self._config.tls, _names(self._config))  # ours runs out
         days = self._config.recording.retention_days
         before = datetime.now(UTC) - timedelta(days=days)
         await asyncio.to_thread(purge, self._places.transcripts, before.date())

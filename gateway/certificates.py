@@ -109,6 +109,8 @@ def server_context(
     verify ends the handshake. SNI is read from the connection afterwards.
     """
     context = _context(SSL.TLS_SERVER_METHOD, minimum)
+    # A resumed session is one whose client certificate nobody looks at again.
+    context.set_options(SSL.OP_NO_TICKET)
     _show(context, chain, key)
     context.set_alpn_select_callback(_select_protocol)
     context.set_session_id(b"gateway")  # resumption fails without one where clients verify
@@ -220,7 +222,7 @@ def _context(method: int, minimum: str) -> SSL.Context:
     context.set_options(OPTIONS)
     context.set_cipher_list(CIPHERS)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # an idle session gives back 34 KB
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets need no memory of ours
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     return context
 
 

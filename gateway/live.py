@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from attrs import define, evolve
@@ -18,6 +18,7 @@ from gateway.model import Denied, End, EndReason, Grant, SessionInfo, Snapshot
 
 log = Logger()
 
+LAST_WORDS = 5.0  # seconds for sessions that were ended to be over; each takes a half
 BATCH = 100  # sessions re-checked in one go: a decision takes up to 0.3 ms
 
 
@@ -145,11 +146,19 @@ class Live:
                 return  # a later state is being held against all of them
             if session.leaving or (timed and not session.grant.timed):
                 continue
+            self._judge(session, snapshot, now)
+
+    def _judge(self, session: Session, snapshot: Snapshot, now: datetime) -> None:
+        """Whatever goes wrong with this one is no reason to let it, or the next, go on."""
+        try:
             renewed = policy.renew(session.grant, snapshot, now)
-            if isinstance(renewed, Denied):
-                self._revoke(session, renewed.reason)
-            else:
-                session.grant = renewed
+        except Exception:
+            log.failure("Session {id} cannot be judged", id=session.info.id)
+            renewed = Denied("it could not be judged")
+        if isinstance(renewed, Denied):
+            self._revoke(session, renewed.reason)
+        else:
+            session.grant = renewed
 
     def _revoke(self, session: Session, reason: str) -> None:
         """The end comes first: no failing write keeps a session alive."""
@@ -175,7 +184,9 @@ class Live:
         except TimeoutError:
             for session in list(self._sessions.values()):
                 self._end(session, End(EndReason.SHUTDOWN))
-            await self._empty.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self._empty.wait()
 
     def _end(self, session: Session, end: End) -> None:
         """Whatever goes wrong with this one, it is no shelter for the next."""

@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from gateway.errors import Gone, Refused, Unreachable
@@ -14,6 +16,10 @@ from gateway.wire import Wire
 
 STAGGER = 0.25  # seconds that one address has before the next is tried beside it (RFC 8305)
 MOST = 16  # addresses of one name that are tried: more are a mistake, or an attack on us
+
+_NAMES = ThreadPoolExecutor(8, "names")
+"""Look-ups have threads of their own: a resolver that stalls must not hold up log-ins, whose
+passwords and keys are checked in the event loop's. Eight, since each may stall for long."""
 
 FAILURES = (Refused, Gone, OSError, TimeoutError)
 """What may come of reaching for a target."""
@@ -35,7 +41,8 @@ async def connect(address: Address, seconds: float) -> Wire:
 
 async def _places(address: Address, loop: asyncio.AbstractEventLoop) -> Sequence[Place]:
     try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
+        found = await loop.run_in_executor(_NAMES, look_up)
     except UnicodeError as wrong:
         raise Unreachable(f"{address.host} is no host name") from wrong
     return [(family, place) for family, _, _, _, place in found[:MOST]]

@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 from twisted.logger import capturedLogs
 
-from gateway import policy
+from gateway import live, policy
 from gateway.errors import LimitReached, NotRecorded, ShuttingDown
 from gateway.live import BATCH, Session
 from gateway.model import End, EndReason, Grant, Identity, SessionInfo
@@ -300,6 +300,37 @@ async def test_one_that_cannot_be_ended_is_no_shelter_for_others(tmp_path: Path)
         first.broken = False
         await here.live.recheck(snapshot(version=2))
         assert first.ended, "it is tried again"
+
+
+@asyncio_test
+async def test_one_that_cannot_be_judged_ends_and_shelters_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hall(tmp_path, broken=True) as here:
+        first, second = here.begin("first"), here.begin("second")
+        renew, asked = policy.renew, []
+
+        def fails_once(*question: Any) -> Any:
+            asked.append(question)
+            if len(asked) == 1:
+                raise ZeroDivisionError
+            return renew(*question)
+
+        monkeypatch.setattr(policy, "renew", fails_once)
+        await here.live.recheck(snapshot(version=2))
+        assert first.ended
+        assert second.ended
+
+
+@asyncio_test
+async def test_a_drain_does_not_wait_for_what_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LAST_WORDS", 0.01)
+    async with hall(tmp_path) as here:
+        slow = here.begin("slow", stubborn=True)
+        await here.live.drain(0)
+        slow.done(slow.ended[0])
 
 
 @asyncio_test

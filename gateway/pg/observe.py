@@ -310,7 +310,7 @@ class TargetScanner(Scanner):
 
     RECORD = TARGET
     DIRECTION = 1
-    TABLE = _table(skip=b"ANSTRKnt", stream=b"Dd", keep=b"123IHWV", mark=b"CEsZcG")
+    TABLE = _table(skip=b"ANSTRKn", stream=b"Dd", keep=b"123IHWVt", mark=b"CEsZcG")
 
     def __init__(self, add: Add, copy_began: Callable[[], None] = lambda: None) -> None:
         super().__init__(add)

@@ -20,8 +20,9 @@ from gateway.routing import ServerKind
 from gateway.wire import Wire
 
 _RECOVERY = "SELECT pg_catalog.pg_is_in_recovery()"
-_LAG = (
-    "SELECT CASE WHEN pg_catalog.pg_last_wal_receive_lsn()"
+_LAG = (  # all that came is replayed: no lag, but only while something could come
+    "SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
+    " AND pg_catalog.pg_last_wal_receive_lsn()"
     " OPERATOR(pg_catalog.=) pg_catalog.pg_last_wal_replay_lsn() THEN 0 ELSE"
     " pg_catalog.extract('epoch', pg_catalog.now()"
     " OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END"

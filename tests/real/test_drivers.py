@@ -227,6 +227,9 @@ async def test_asyncpg(gateway: GatewayProcess) -> None:
         assert kept == [2, 3]
     finally:
         await connection.close()
+    told = gateway.replay(gateway.sessions("--user", "bob")[0]["id"])
+    sums = [e["parameters"] for e in told if "AS sum" in str(e.get("sql"))]
+    assert sums == [[40, "größer"]], "binary, of types that only the target has named"
 
 
 @asyncio_test
