@@ -11,8 +11,6 @@ Keys are P-256: a handshake costs 40 % less than with RSA-2048.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -30,7 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gateway.errors import BadFile, Problem
+from gateway import private
+from gateway.errors import BadFile
 
 AUTHORITY_LIFE = timedelta(days=3653)  # ten years: clients have to be told of a new one
 SERVER_LIFE = timedelta(days=365)  # some clients refuse more than 398
@@ -64,18 +63,18 @@ def authority(state_dir: Path, now: datetime) -> Authority:
     :raises BadFile: its files are there and cannot be used
     """
     key_path, certificate_path = state_dir / "keys" / "ca.key", state_dir / "ca.crt"
-    if not key_path.exists():
-        if certificate_path.exists():
-            raise bad(certificate_path, f"its key {key_path} is missing")
-        write_private(key_path, _key_pem(ec.generate_private_key(ec.SECP256R1())))
-    key = _read_key(key_path)
+    if certificate_path.exists() and not key_path.exists():
+        raise BadFile.about(certificate_path, f"its key {key_path} is missing")
+    key = _kept_key(key_path)
     if not certificate_path.exists():
-        _replace(certificate_path, _authority_certificate(key, now), 0o644)
+        private.replace(certificate_path, _authority_certificate(key, now), 0o644)
     certificate = read_chain(certificate_path)[0]
     if certificate.public_key() != key.public_key():
-        raise bad(certificate_path, f"does not belong to the key {key_path}")
+        raise BadFile.about(certificate_path, f"does not belong to the key {key_path}")
     if certificate.not_valid_after_utc <= now:
-        raise bad(certificate_path, f"expired at {certificate.not_valid_after_utc.isoformat()}")
+        raise BadFile.about(
+            certificate_path, f"expired at {certificate.not_valid_after_utc.isoformat()}"
+        )
     return Authority(certificate, key)
 
 
@@ -88,11 +87,11 @@ def server_pem(state_dir: Path, names: frozenset[str], now: datetime) -> bytes:
     path = state_dir / "keys" / "server.pem"
     made_by = authority(state_dir, now)
     if path.exists():
-        found = read_private(path)
+        found = private.read(path)
         if _serves(found, made_by, names, now):
             return found
     fresh = _server_pem(made_by, names, now)
-    write_private(path, fresh)
+    private.replace(path, fresh)
     return fresh
 
 
@@ -188,18 +187,15 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _kept_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    pem = private.kept(path, lambda: _key_pem(ec.generate_private_key(ec.SECP256R1())))
     try:
-        key = load_pem_private_key(read_private(path), None)
+        key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as wrong:
-        raise bad(path, "is not a private key in PEM") from wrong
+        raise BadFile.about(path, "is not a private key in PEM") from wrong
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise bad(path, "is not an elliptic curve key")
+        raise BadFile.about(path, "is not an elliptic curve key")
     return key
-
-
-def bad(path: Path, message: str) -> BadFile:
-    return BadFile((Problem(str(path), 1, 1, "", message),))
 
 
 def read(path: Path) -> bytes:
@@ -207,7 +203,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as wrong:
-        raise bad(path, f"cannot be read: {wrong.strerror}") from wrong
+        raise BadFile.about(path, f"cannot be read: {wrong.strerror}") from wrong
 
 
 def read_chain(path: Path) -> list[x509.Certificate]:
@@ -218,46 +214,4 @@ def read_chain(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(read(path))
     except ValueError as wrong:
-        raise bad(path, "is not a certificate in PEM") from wrong
-
-
-def read_private(path: Path) -> bytes:
-    """What only its owner may read.
-
-    :raises BadFile: others may, or it cannot be read
-    """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as wrong:
-        raise bad(path, f"cannot be read: {wrong.strerror}") from wrong
-    if mode & 0o077:
-        raise bad(path, "others than its owner may read it; chmod 600, or replace it")
-    return read(path)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner may read, in a directory that only they may enter."""
-    try:
-        for directory in (path.parent.parent, path.parent):
-            directory.mkdir(mode=0o700, exist_ok=True)
-    except OSError as wrong:
-        raise bad(directory, f"cannot be made: {wrong.strerror}") from wrong
-    _replace(path, data, 0o600)
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """All of it or nothing, even when the machine stops half-way.
-
-    :raises BadFile: it cannot be written
-    """
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(fresh, path)
-    except OSError as wrong:
-        raise bad(path, f"cannot be written: {wrong.strerror}") from wrong
+        raise BadFile.about(path, "is not a certificate in PEM") from wrong

@@ -23,7 +23,7 @@ from service_identity.cryptography import (
 )
 
 from gateway import ca
-from gateway.errors import Unreachable
+from gateway.errors import BadFile, Unreachable
 from gateway.model import Account, ServerTls, TargetTls, TlsMode
 
 ALPN = b"postgresql"
@@ -87,13 +87,13 @@ def load(state_dir: Path, tls: ServerTls, names: frozenset[str], now: datetime) 
         chain = ca.read_chain(tls.certificate)
         key = _configured_key(tls.key)
         if chain[0].public_key() != key.public_key():
-            raise ca.bad(tls.key, f"does not belong to the certificate {tls.certificate}")
+            raise BadFile.about(tls.key, f"does not belong to the certificate {tls.certificate}")
     client_ca = ca.read_chain(tls.client_ca) if tls.client_ca is not None else []
     try:
         context = server_context(chain, key, tls.minimum, client_ca)
     except (SSL.Error, crypto.Error) as wrong:
         blamed = tls.certificate or state_dir / "keys" / "server.pem"
-        raise ca.bad(blamed, f"cannot be served: {wrong}") from wrong
+        raise BadFile.about(blamed, f"cannot be served: {wrong}") from wrong
     return Serving(context, tls_server_end_point(chain[0]))
 
 
@@ -253,9 +253,11 @@ def _configured_key(path: Path) -> PrivateKey:
     try:
         return _private_key(ca.read(path))
     except TypeError as wrong:
-        raise ca.bad(path, "is encrypted; the gateway cannot ask for a passphrase") from wrong
+        raise BadFile.about(
+            path, "is encrypted; the gateway cannot ask for a passphrase"
+        ) from wrong
     except ValueError as wrong:
-        raise ca.bad(path, "is not a private key in PEM that TLS can use") from wrong
+        raise BadFile.about(path, "is not a private key in PEM that TLS can use") from wrong
 
 
 def _private_key(pem: bytes) -> PrivateKey:

@@ -6,6 +6,8 @@ turns the class into its own words (SQLSTATE, SSH disconnect reason).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attrs import frozen
 
 
@@ -101,3 +103,8 @@ class BadFile(GatewayError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+    @classmethod
+    def about(cls, path: Path, message: str) -> BadFile:
+        """One problem, of the file as a whole."""
+        return cls((Problem(str(path), 1, 1, "", message),))

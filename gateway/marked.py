@@ -57,7 +57,7 @@ def read_text(path: FilePath) -> str:
             return file.read(MAX_FILE + 1)
     except OSError as wrong:
         message = f"cannot be read: {wrong.strerror}"
-        raise BadFile((Problem(str(path), 1, 1, "", message),)) from None
+        raise BadFile.about(path, message) from None
 
 
 @define

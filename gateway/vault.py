@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
-import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import field, frozen
@@ -14,8 +13,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from gateway.errors import GatewayError
+from gateway import private
+from gateway.errors import BadFile, GatewayError
 
+NAME = "vault.key"
 VERSION = "v1:"  # of the sealed text and of the key file
 KEY = 32  # bytes: AES-256, and what is derived
 NONCE = 12  # bytes: NIST SP 800-38D; random ones stay apart for 2^32 secrets
@@ -42,20 +43,32 @@ class FileVault:
     _key: bytes = field(repr=False)
 
     @classmethod
-    def open(cls, directory: Path) -> FileVault:
-        """Read ``vault.key`` in *directory*; make both if they are not there (0600 in 0700).
+    def open(cls, directory: Path, rests: Path | None = None) -> FileVault:
+        """Read ``vault.key`` in *directory*; make both if there never was one (0600 in 0700).
 
-        :raises VaultUnusable: others may read the key, or it is damaged
+        :param rests: what there is already of what it seals
+        :raises VaultUnusable: others may read the key, it is damaged, or it was lost
         """
-        path = directory / "vault.key"
+        path = directory / NAME
+        return cls._of(path, lambda: private.kept(path, _made, KEY_FILE, rests))
+
+    @classmethod
+    def load(cls, directory: Path) -> FileVault:
+        """The same for those who only look.
+
+        :raises VaultUnusable: others may read the key, it is damaged, or not there
+        """
+        path = directory / NAME
+        return cls._of(path, lambda: private.read(path, KEY_FILE))
+
+    @classmethod
+    def _of(cls, path: Path, read: Callable[[], bytes]) -> FileVault:
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _judge(directory.stat(), directory, "700")
-            if not path.exists():
-                _make(path)
-            return cls(_parse(_read(path), path))
-        except OSError as failed:
-            raise VaultUnusable(f"{path}: {failed.strerror}") from failed
+            data = read()
+        except BadFile as bad:
+            (problem,) = bad.problems
+            raise VaultUnusable(f"{problem.file}: {problem.message}") from bad
+        return cls(_parse(data, path))
 
     def seal(self, secret: bytes) -> str:
         nonce = secrets.token_bytes(NONCE)
@@ -87,46 +100,8 @@ class FileVault:
         return HKDF(SHA256(), KEY, salt=None, info=b"gateway vault " + info).derive(self._key)
 
 
-def _make(path: Path) -> None:
-    """Whole or not at all, and never over a key that somebody else has just made."""
-    draft = path.with_name(f".vault.key.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(VERSION.encode() + base64.b64encode(secrets.token_bytes(KEY)) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.link(draft, path)
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink()
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise VaultUnusable(f"{path} is not a file")
-        _judge(status, path, "600")
-        return file.read(KEY_FILE)
-
-
-def _judge(status: os.stat_result, path: Path, mode: str) -> None:
-    if status.st_mode & 0o077:
-        raise VaultUnusable(f"{path}: others than its owner have access; chmod {mode} it")
-    if os.geteuid() not in (0, status.st_uid) and status.st_uid != 0:  # root may look at it
-        raise VaultUnusable(f"{path} belongs to another user")
+def _made() -> bytes:
+    return VERSION.encode() + base64.b64encode(secrets.token_bytes(KEY)) + b"\n"
 
 
 def _parse(data: bytes, path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from gateway import ca
+from gateway import ca, private
 from gateway.errors import BadFile
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -56,7 +56,7 @@ def test_renewal(tmp_path: Path, days: int, names: frozenset[str], kept: bool) -
 
 def test_a_spoilt_server_certificate_is_made_anew(tmp_path: Path) -> None:
     ca.server_pem(tmp_path, NAMES, NOW)
-    ca.write_private(tmp_path / "keys" / "server.pem", b"junk")
+    private.replace(tmp_path / "keys" / "server.pem", b"junk")
     leaf(ca.server_pem(tmp_path, NAMES, NOW))
 
 
@@ -84,7 +84,7 @@ def _open_key(state: Path) -> None:
 
 
 def _spoil_key(state: Path) -> None:
-    ca.write_private(state / "keys" / "ca.key", b"junk")
+    private.replace(state / "keys" / "ca.key", b"junk")
 
 
 def _swap_key(state: Path) -> None:

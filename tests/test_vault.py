@@ -59,6 +59,25 @@ def test_the_key_is_made_once_and_its_owners_only(tmp_path: Path) -> None:
     assert FileVault.open(keys).unseal(made.seal(b"secret")) == b"secret"
 
 
+def test_looking_makes_no_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    with pytest.raises(VaultUnusable, match=r"vault\.key: .*No such file"):
+        FileVault.load(keys)
+    assert not keys.exists()
+    made = FileVault.open(keys)
+    assert FileVault.load(keys).unseal(made.seal(b"secret")) == b"secret"
+
+
+def test_no_second_key_is_made_where_one_was_used(tmp_path: Path) -> None:
+    """It would open nothing of what the first one sealed."""
+    keys, store = tmp_path / "keys", tmp_path / "gateway.sqlite"
+    with pytest.raises(VaultUnusable, match=rf"vault\.key: is missing, and {store} "):
+        FileVault.open(keys, store)
+    assert not (keys / "vault.key").exists()
+    made = FileVault.open(keys)
+    assert FileVault.open(keys, store).unseal(made.seal(b"secret")) == b"secret"
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660])
 def test_a_key_that_others_reach_is_refused(tmp_path: Path, mode: int) -> None:
     FileVault.open(tmp_path / "keys")

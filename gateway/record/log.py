@@ -14,6 +14,7 @@ from typing import Any
 from attrs import field, frozen
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway import private
 from gateway.errors import NotRecorded
 from gateway.model import End
 from gateway.record.format import (
@@ -220,16 +221,7 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 
 
 def _create(path: Path) -> int:
-    private_directories(path.parent)
+    private.make(path.parent)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)  # nobody but a reader's short look can hold it
     return fd
-
-
-def private_directories(path: Path) -> None:
-    """0700 whatever the umask, and their parents too where they are new."""
-    if path.is_dir():
-        return
-    if not path.parent.is_dir():
-        private_directories(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)

@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from gateway.ca import bad, read_private, write_private
+from gateway import private
+from gateway.errors import BadFile
 from gateway.model import SshRights
 
 HOST_LIFE = 86_400.0  # seconds; made anew for each name that is asked for, so a day is ample
@@ -109,7 +110,9 @@ def public_lines(keys: Path) -> tuple[str, str]:
     """
     for name in ("ssh_host_ca", "ssh_user_ca"):
         if not (keys / name).exists():
-            raise bad(keys / name, "is not there yet; the gateway makes it when it starts")
+            raise BadFile.about(
+                keys / name, "is not there yet; the gateway makes it when it starts"
+            )
     authority = SshAuthority.open(keys)
     return authority.host_ca_line(), authority.user_ca_line()
 
@@ -140,7 +143,7 @@ def _ed25519(path: Path) -> Ed25519PrivateKey:
     """:raises BadFile: it is there and cannot be used"""
     key = _kept(path, Ed25519PrivateKey.generate)
     if not isinstance(key, Ed25519PrivateKey):
-        raise bad(path, "is not an Ed25519 key")
+        raise BadFile.about(path, "is not an Ed25519 key")
     return key
 
 
@@ -148,14 +151,13 @@ def _rsa(path: Path) -> RSAPrivateKey:
     """:raises BadFile: it is there and cannot be used"""
     key = _kept(path, lambda: generate_private_key(65537, RSA_BITS))
     if not isinstance(key, RSAPrivateKey) or key.key_size < LEAST_RSA_BITS:
-        raise bad(path, f"is not an RSA key of {LEAST_RSA_BITS} bits or more")
+        raise BadFile.about(path, f"is not an RSA key of {LEAST_RSA_BITS} bits or more")
     return key
 
 
 def _kept(path: Path, make: Callable[[], Key]) -> object:
-    if not path.exists():
-        write_private(path, _private(make()))
+    data = private.kept(path, lambda: _private(make()))
     try:
-        return load_ssh_private_key(read_private(path), None)
+        return load_ssh_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as wrong:
-        raise bad(path, "is not a private key that can be used") from wrong
+        raise BadFile.about(path, "is not a private key that can be used") from wrong

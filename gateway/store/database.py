@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from gateway import private
 from gateway.errors import GatewayError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -32,7 +33,7 @@ def unusable(path: Path, failed: Exception) -> StoreUnusable:
 
 def make_file(path: Path) -> None:
     """See that *path* is there, and its owner's only; SQLite gives its mode to -wal and -shm."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make(path.parent)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:

@@ -117,13 +117,6 @@ class Store:
         async with self._index.begin() as connection:
             return [session_info(row) for row in await connection.execute(query)]
 
-    async def session(self, session_id: str) -> tuple[SessionInfo, str] | None:
-        """A session and its transcript's digest, "" while there is none."""
-        query = select(tables.sessions).where(tables.sessions.c.id == session_id)
-        async with self._index.begin() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return None if row is None else (session_info(row), row.digest)
-
     async def mark_lost(self) -> int:
         """At start: what is still "live" died with the last process. How many did."""
         live = update(tables.sessions).where(tables.sessions.c.status == "live")
