@@ -12,8 +12,8 @@ from typing import Any
 from attrs import frozen
 
 from gateway import terms
-from gateway.model import Ask, Grant, Identity, Snapshot, User
-from gateway.policy import Considered, Evaluation, evaluate, plain
+from gateway.model import Ask, Grant, Identity, Snapshot, User, unmapped
+from gateway.policy import Considered, Evaluation, evaluate
 from gateway.routing import Candidate
 
 
@@ -40,7 +40,7 @@ class Explanation:
             "resource": ask.resource,
             "protocol": ask.protocol.value,
             "account": ask.account,
-            "source": str(plain(ask.source)),
+            "source": str(unmapped(ask.source)),
             "at": self.at.isoformat(),
             "allowed": self.allowed,
             **_outcome(self.evaluation),
@@ -68,7 +68,7 @@ def lines(explanation: Explanation) -> list[str]:
     ask, outcome = explanation.ask, explanation.evaluation.outcome
     account = f" as {ask.account}" if ask.account else ""
     return [
-        f"{ask.user} -> {ask.resource}{account}, from {plain(ask.source)}, "
+        f"{ask.user} -> {ask.resource}{account}, from {unmapped(ask.source)}, "
         f"at {explanation.at.isoformat()}",
         f"user: {_person(explanation.user)}",
         *(["bindings:"] if explanation.evaluation.steps else []),
@@ -78,7 +78,7 @@ def lines(explanation: Explanation) -> list[str]:
             f"  {place}. {candidate.target.address}: {candidate.why}"
             for place, candidate in enumerate(explanation.targets, start=1)
         ),
-        f"ALLOWED as {outcome.account.name} by {outcome.binding}: {terms.words(outcome.terms)}"
+        f"ALLOWED as {outcome.account.name} by {outcome.binding}: {_words(outcome)}"
         if isinstance(outcome, Grant)
         else f"DENIED: {outcome.public or outcome.reason}",
     ]
@@ -93,10 +93,14 @@ def _outcome(evaluation: Evaluation) -> dict[str, Any]:
             "account": outcome.account.name,
             "binding": outcome.binding,
             "role": outcome.role,
-            "terms": terms.words(outcome.terms),
+            "terms": _words(outcome),
             "timed": outcome.timed,
         }
     }
+
+
+def _words(grant: Grant) -> str:
+    return terms.words(grant.terms, grant.resource.protocol)
 
 
 def _step(step: Considered) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from gateway.model import unmapped
+
 Place = IPv4Address | IPv6Address | str
 
 MAX_PORT = 65535  # some targets would drop the bits above
@@ -125,12 +127,10 @@ def _place(host: str) -> Place:
     """An address where *host* is one beyond doubt, else a name. Without a zone."""
     bare = _bare(host).removesuffix(".")
     try:
-        address = ip_address(bare)
+        address = unmapped(ip_address(bare))
     except ValueError:
         return bare
-    if isinstance(address, IPv4Address):
-        return address
-    return address.ipv4_mapped or IPv6Address(int(address))
+    return IPv6Address(int(address)) if isinstance(address, IPv6Address) else address
 
 
 def _bare(host: str) -> str:

@@ -15,6 +15,11 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 
+def unmapped(address: IPAddress) -> IPAddress:
+    """IPv4 where IPv6 only wraps it: rules about IPv4 networks must not be dodged."""
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+
+
 class Protocol(enum.Enum):
     """What a resource speaks."""
 
@@ -245,7 +250,7 @@ class Hours:
 class Binding:
     """Gives a role to users and groups, under conditions.
 
-    Empty ``sources`` means from anywhere; ``deny_sources`` wins over everything.
+    Empty ``sources`` means from anywhere; ``deny_sources`` wins, within this binding.
     """
 
     name: str
@@ -274,7 +279,6 @@ class Ask:
     """What a client wants, before anything of it is believed.
 
     ``account`` and ``database`` are None where the client left the choice to us.
-    ``application`` is the client program's own name for itself, for display only.
     """
 
     protocol: Protocol

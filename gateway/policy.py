@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network
 
 from attrs import evolve, frozen
 
@@ -31,6 +31,7 @@ from gateway.model import (
     Snapshot,
     Terms,
     User,
+    unmapped,
 )
 from gateway.terms import Rank, covers, rank
 
@@ -88,12 +89,6 @@ def decide(ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime) -> G
     """*now* is aware. Of several options the most permissive by :func:`gateway.terms.rank`
     is taken; among equals one that time cannot take away, then the first by name."""
     return evaluate(ask, identity, snapshot, now).outcome
-
-
-def still_allowed(grant: Grant, snapshot: Snapshot, now: datetime) -> str | None:
-    """None if a live session may go on under the terms that it has, else why not."""
-    renewed = renew(grant, snapshot, now)
-    return renewed.reason if isinstance(renewed, Denied) else None
 
 
 def renew(grant: Grant, snapshot: Snapshot, now: datetime) -> Grant | Denied:
@@ -222,7 +217,7 @@ def _subject(binding: Binding, user: User) -> bool:
 
 def _held(binding: Binding, question: _Question) -> str | None:
     """Why the conditions of *binding* do not hold; None if they do."""
-    source = plain(question.ask.source)
+    source = unmapped(question.ask.source)
     if _within(source, binding.deny_sources):
         return f"{source} is in its deny_sources"
     if binding.sources and not _within(source, binding.sources):
@@ -265,18 +260,12 @@ def _selected(selector: Selector, resource: Resource) -> str | None:
     return None
 
 
-def plain(source: IPAddress) -> IPAddress:
-    """An IPv4-mapped IPv6 address as IPv4, so that one network names it either way."""
-    mapped = source.ipv4_mapped if isinstance(source, IPv6Address) else None
-    return mapped or source
-
-
 def _within(source: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    return any(source in _plain_network(network) for network in networks)
+    return any(source in _unmapped_network(network) for network in networks)
 
 
-def _plain_network(network: IPNetwork) -> IPNetwork:
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if mapped is None or network.prefixlen < 96:  # the mapped addresses are ::ffff:0:0/96
+def _unmapped_network(network: IPNetwork) -> IPNetwork:
+    first = unmapped(network.network_address)
+    if first.version == network.version:
         return network
-    return IPv4Network((mapped, network.prefixlen - 96))
+    return IPv4Network((int(first), network.prefixlen - 96))  # no wider one begins in ::ffff:0:0/96

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from attrs import frozen
 
 from gateway.errors import ProtocolViolation
-from gateway.model import IPAddress
+from gateway.model import IPAddress, unmapped
 
 MAX_LINE = 107  # bytes of a version 1 header with its CRLF: the specification's longest line
 LONGEST = 4096  # bytes of a header: 536 are promised, names out of certificates may need more
@@ -119,12 +119,7 @@ def _address(text: str, family: type[IPv4Address] | type[IPv6Address]) -> IPAddr
     """:raises ValueError: *text* is no address of *family*"""
     if "%" in text:  # a zone means something on the proxy only
         raise ValueError
-    return _unmapped(family(text))
-
-
-def _unmapped(address: IPAddress) -> IPAddress:
-    """IPv4 where IPv6 only wraps it: rules about IPv4 networks must not be dodged."""
-    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+    return unmapped(family(text))
 
 
 def _port(text: str) -> int:
@@ -150,7 +145,7 @@ def _binary(data: bytes) -> Header | int:
     if len(data) < length:
         return length
     source = data[FIXED : FIXED + size]
-    return Header(length, _unmapped(ip_address(source)) if source else None)
+    return Header(length, unmapped(ip_address(source)) if source else None)
 
 
 def _source_size(command: int, family: int, following: int) -> int:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from math import inf
 
 from gateway import forwards
-from gateway.model import SshRights, TargetKind, Terms
+from gateway.model import Protocol, SshRights, TargetKind, Terms
 
 _WIDTH = {
     TargetKind.ANY: 3,
     TargetKind.PREFER_STANDBY: 2,  # reaches whatever "any" reaches, by another order
     TargetKind.PRIMARY: 1,
     TargetKind.STANDBY: 0,
+}
+_LIMITED = {  # what :func:`_limits` limits, in its order
+    Protocol.POSTGRESQL: ("sessions", "idle", "statements", "lag"),
+    Protocol.SSH: ("sessions", "idle"),
 }
 _EVERY = frozenset({TargetKind.ANY, TargetKind.PREFER_STANDBY})
 
@@ -73,14 +77,31 @@ def _flags(ssh: SshRights) -> tuple[bool, ...]:
     return ssh.shell, ssh.exec, ssh.sftp, ssh.agent, ssh.x11, not ssh.record_input
 
 
-def words(terms: Terms) -> str:
-    """Terms in a line, for people: ``read only, standby, sessions up to 28800 s``."""
-    limits = zip(("sessions", "idle", "statements", "lag"), _limits(terms), strict=True)
-    said = [
+def words(terms: Terms, protocol: Protocol) -> str:
+    """Terms in a line, for people, as far as they mean something to *protocol*: ``read only,
+    targets: standby, sessions up to 28800 s``, or ``shell, exec, sftp, idle up to 600 s``."""
+    said = _ssh_words(terms.ssh) if protocol is Protocol.SSH else _postgres_words(terms)
+    limits = zip(_LIMITED[protocol], _limits(terms), strict=False)
+    said += [f"{what} up to {limit:g} s" for what, limit in limits if limit is not None]
+    return ", ".join(said)
+
+
+def _postgres_words(terms: Terms) -> list[str]:
+    return [
         "read only" if terms.read_only else "read and write",
         f"targets: {terms.targets.value}",
         *(["replication"] if terms.replication else []),
-        *(["typing is recorded"] if terms.ssh.record_input else []),
-        *(f"{what} up to {limit:g} s" for what, limit in limits if limit is not None),
     ]
-    return ", ".join(said)
+
+
+def _ssh_words(ssh: SshRights) -> list[str]:
+    said = {
+        "shell": ssh.shell,
+        "exec": ssh.exec,
+        "sftp": ssh.sftp,
+        f"forward to {' '.join(ssh.forward)}": ssh.forward,
+        "agent": ssh.agent,
+        "x11": ssh.x11,
+    }
+    rights = [right for right, given in said.items() if given] or ["nothing"]
+    return [*rights, *(["typing is recorded"] if ssh.record_input else [])]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -18,7 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from gateway.errors import Gone, ProtocolViolation
-from gateway.model import IPAddress
+from gateway.model import IPAddress, unmapped
 
 RECEIVE = 16384  # bytes at once: a TLS record is never longer, and a log-in is shorter
 
@@ -54,7 +54,7 @@ class Wire:
             address = ip_address(self._sock.getpeername()[0].partition("%")[0])
         except OSError as gone:
             raise Gone from gone
-        return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+        return unmapped(address)
 
     async def peek(self) -> bytes:
         """The first byte that waits, left where it is; b"" at the end of the stream."""

@@ -94,6 +94,14 @@ def test_allowed() -> None:
     ]
 
 
+def test_ssh_is_told_in_its_own_words() -> None:
+    web = evolve(STATE.resources["orders"], protocol=Protocol.SSH)
+    state = evolve(STATE, resources=MappingProxyType({"orders": web}))
+    told = explain(evolve(ASK, protocol=Protocol.SSH), ALICE, state, NOW, order)
+    assert lines(told)[-1] == "ALLOWED as app_ro by read: shell, exec, sftp"
+    assert told.as_json()["grant"]["terms"] == "shell, exec, sftp"
+
+
 def test_denied() -> None:
     state = evolve(STATE, bindings=STATE.bindings[1:])
     told = explain(evolve(ASK, account="app_ro"), ALICE, state, NOW, order)

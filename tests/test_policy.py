@@ -34,7 +34,7 @@ from gateway.model import (
     Terms,
     User,
 )
-from gateway.policy import Verdict, decide, still_allowed
+from gateway.policy import Verdict, decide, renew
 from gateway.terms import covers, rank
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)  # a Monday
@@ -300,18 +300,19 @@ def with_terms(terms: Terms) -> Snapshot:
         (evolve(BASE, users=named(User("alice"))), "no binding is for this user"),
     ],
 )  # fmt: skip
-def test_still_allowed(after: Snapshot, reason: str | None) -> None:
+def test_a_live_session_goes_on(after: Snapshot, reason: str | None) -> None:
     grant = decide(ask(), Identity("alice", "password"), BASE, NOW)
     assert isinstance(grant, Grant)
-    assert still_allowed(grant, after, NOW) == reason
+    renewed = renew(grant, after, NOW)
+    assert (renewed.reason if isinstance(renewed, Denied) else None) == reason
 
 
 def test_time_alone_takes_a_timed_grant_away() -> None:
     timed = snapshot(evolve(READ, expires=NOW + timedelta(minutes=1)))
     grant = decide(ask(), Identity("alice", "password"), timed, NOW)
     assert isinstance(grant, Grant)
-    assert still_allowed(grant, timed, NOW) is None
-    assert still_allowed(grant, timed, NOW + timedelta(minutes=1)) is not None
+    assert renew(grant, timed, NOW) == grant
+    assert isinstance(renew(grant, timed, NOW + timedelta(minutes=1)), Denied)
 
 
 def test_a_session_that_comes_to_rest_upon_a_timed_binding_is_timed() -> None:
@@ -453,7 +454,7 @@ def test_a_grant_is_what_one_clause_gives_and_nothing_more(wanted: Ask, state: S
     assert user.name in binding.users or user.groups & binding.groups
     assert grant.terms.replication or not wanted.replication
     assert wanted.account in (None, grant.account.name)
-    assert still_allowed(grant, state, NOW) is None
+    assert isinstance(renew(grant, state, NOW), Grant)
 
 
 @given(ASKS, SNAPSHOTS, SNAPSHOTS)
@@ -465,4 +466,4 @@ def test_what_is_still_allowed_is_covered_by_a_right_of_today(
         return
     named_ask = evolve(wanted, account=grant.account.name)
     enough = any(covers(terms, grant.terms) for _, terms in rights(named_ask, today))
-    assert (still_allowed(grant, today, NOW) is None) is enough
+    assert isinstance(renew(grant, today, NOW), Grant) is enough

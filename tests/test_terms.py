@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import SshRights, TargetKind, Terms
+from gateway.model import Protocol, SshRights, TargetKind, Terms
 from gateway.terms import covers, rank, words
 
 LIMIT = st.none() | st.sampled_from([1.0, 60.0, 3600.0])
@@ -116,7 +116,28 @@ def test_rank_weighs_in_the_order_that_is_documented() -> None:
 
 def test_words() -> None:
     terms = Terms(targets=TargetKind.STANDBY, read_only=True, max_session_seconds=28800)
-    assert words(terms) == "read only, targets: standby, sessions up to 28800 s"
-    assert words(Terms(replication=True)) == "read and write, targets: any, replication"
-    watched = Terms(ssh=SshRights(record_input=True), idle_seconds=5)
-    assert words(watched) == "read and write, targets: any, typing is recorded, idle up to 5 s"
+    postgresql = Protocol.POSTGRESQL
+    assert words(terms, postgresql) == "read only, targets: standby, sessions up to 28800 s"
+    assert words(Terms(replication=True), postgresql) == "read and write, targets: any, replication"
+    slow = Terms(statement_timeout_seconds=9, max_lag_seconds=1.5)
+    limits = "statements up to 9 s, lag up to 1.5 s"
+    assert words(slow, postgresql) == f"read and write, targets: any, {limits}"
+
+
+@pytest.mark.parametrize(
+    ("ssh", "said"),
+    [
+        (SshRights(), "shell, exec, sftp"),
+        (SshRights(record_input=True), "shell, exec, sftp, typing is recorded"),
+        (SshRights(exec=False, agent=True, x11=True), "shell, sftp, agent, x11"),
+        (
+            SshRights(shell=False, exec=False, sftp=False, forward=("db:5432", "/run/*")),
+            "forward to db:5432 /run/*",
+        ),
+        (SshRights(shell=False, exec=False, sftp=False), "nothing"),
+    ],
+)
+def test_ssh_is_told_in_its_own_words(ssh: SshRights, said: str) -> None:
+    assert words(Terms(ssh=ssh), Protocol.SSH) == said
+    limited = Terms(ssh=ssh, read_only=True, idle_seconds=5, statement_timeout_seconds=9)
+    assert words(limited, Protocol.SSH) == f"{said}, idle up to 5 s"

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from gateway.cli.vt import RESET, Filter
-from gateway.record.cast import Event, Frame, shown
+from gateway.show.cast import Event, Frame, shown
 
 Clock = Callable[[], float]
 Wait = Callable[[float | None], str]

@@ -6,13 +6,14 @@ body that ends early gives what it has (PostgreSQL manual, 55.7 "Message Formats
 
 from __future__ import annotations
 
-import base64
 import struct
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 from attrs import frozen
+
+from gateway.record.facts import coded, text
 
 Json = str | int | float | bool | None | dict[str, str]
 
@@ -106,11 +107,11 @@ def show(value: bytes | None, binary: bool, oid: int) -> Json:
     if value is None:
         return None
     if not binary:
-        return _text(value)
+        return text(value)
     try:
         return _by_type(value, oid)
     except (ValueError, OverflowError, struct.error):
-        return _base64(value)
+        return coded(value)
 
 
 def _by_type(value: bytes, oid: int) -> Json:
@@ -123,13 +124,13 @@ def _by_type(value: bytes, oid: int) -> Json:
         number: float = struct.unpack(_FLOATS[oid], value)[0]
         return number if abs(number) < float("inf") else str(number)  # JSON has no nan
     if oid in _TEXTS:
-        return _text(value)
+        return text(value)
     if oid == JSONB and value[:1] == b"\1":
-        return _text(value[1:])
+        return text(value[1:])
     if oid == BOOL and value in (b"\0", b"\1"):
         return value == b"\1"
     if oid == BYTEA:
-        return _base64(value)
+        return coded(value)
     if oid == UUID_TYPE:
         return str(UUID(bytes=value))
     return _moment(value, oid)
@@ -142,17 +143,6 @@ def _moment(value: bytes, oid: int) -> str:
         raise ValueError
     since = timedelta(microseconds=struct.unpack(">q", value)[0])
     return str(datetime(2000, 1, 1, tzinfo=UTC if oid == TIMESTAMPTZ else None) + since)
-
-
-def _text(value: bytes) -> Json:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return _base64(value)
-
-
-def _base64(value: bytes) -> dict[str, str]:
-    return {"base64": base64.b64encode(value).decode()}
 
 
 def error(body: bytes) -> tuple[str, str]:

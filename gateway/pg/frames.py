@@ -17,7 +17,6 @@ from gateway.contracts import CancelKey
 from gateway.errors import ProtocolViolation
 
 PROTOCOL_3_0 = 3 << 16
-PROTOCOL_3_2 = 3 << 16 | 2
 SSL_CODE = 1234 << 16 | 5679
 GSSENC_CODE = 1234 << 16 | 5680
 CANCEL_CODE = 1234 << 16 | 5678
@@ -91,10 +90,6 @@ def sasl_response(data: bytes) -> bytes:
 
 def query(sql: str) -> bytes:
     return message(Kind.QUERY, _cstring(sql))
-
-
-def terminate() -> bytes:
-    return message(Kind.TERMINATE)
 
 
 # -- what a server says --------------------------------------------------------------------
@@ -212,17 +207,6 @@ def parse_ready_for_query(body: bytes) -> bytes:
     if body not in (b"I", b"T", b"E"):
         raise _malformed("ReadyForQuery")
     return body
-
-
-def parse_negotiate_protocol_version(body: bytes) -> tuple[int, tuple[str, ...]]:
-    """The version (major and minor) and the options it does not know."""
-    if len(body) < 8:
-        raise _malformed("NegotiateProtocolVersion")
-    version, count = struct.unpack_from("!ii", body)
-    names = _strings(body[8:], "NegotiateProtocolVersion")
-    if len(names) != count or version >> 16 != 3:
-        raise _malformed("NegotiateProtocolVersion")
-    return version, names
 
 
 @frozen

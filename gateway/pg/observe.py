@@ -16,7 +16,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from gateway.errors import GatewayError, ProtocolViolation
-from gateway.record.format import CLIENT, COPIED, CUT, ROWS, TARGET
+from gateway.record.format import CLIENT, COPIED, COPIED_FACTS, CUT, CUT_FACTS, ROWS, TARGET
 
 Add = Callable[[int, bytes], None]
 
@@ -30,8 +30,8 @@ UNKNOWN, SKIP, STREAM, KEEP, MARK = range(5)
 
 _length = Struct(">I").unpack_from
 _rows = Struct(">Q").pack
-_copied = Struct(">BQQ").pack
-_cut = Struct(">BBQ32s").pack
+_copied = COPIED_FACTS.pack
+_cut = CUT_FACTS.pack
 
 
 def _table(skip: bytes = b"", stream: bytes = b"", keep: bytes = b"", mark: bytes = b"") -> bytes:

@@ -4,8 +4,9 @@ PostgreSQL departs from the RFCs in three places, and so do we: the user name in
 is ignored (libpq sends none), a password that SASLprep prohibits is taken as its raw bytes,
 and only ``tls-server-end-point`` binds a channel.
 
-Nonces are passed in; nothing here is random. The only slow step is :func:`derive`, which
-callers run in a thread. What is kept of a password is :mod:`gateway.identity.password`'s.
+Nonces are passed in; nothing here is random. The only slow step is to derive keys,
+which callers run in a thread; that, and what is kept of a password, is
+:mod:`gateway.identity.password`'s.
 """
 
 from __future__ import annotations
@@ -26,36 +27,10 @@ from gateway.identity.password import (
     MAX_ITERATIONS,
     MAX_SALT,
     Derivation,
-    KeyCache,
     Keys,
-    derive,
-    format_verifier,
-    make_verifier,
-    matches,
-    mock_verifier,
-    parse_verifier,
     prepared,
 )
 from gateway.model import ScramVerifier, Secret
-
-__all__ = [
-    "PLAIN",
-    "PLUS",
-    "ClientState",
-    "Derivation",
-    "KeyCache",
-    "Keys",
-    "ScramClient",
-    "ScramServer",
-    "ServerState",
-    "derive",
-    "format_verifier",
-    "make_verifier",
-    "matches",
-    "mechanisms",
-    "mock_verifier",
-    "parse_verifier",
-]
 
 PLAIN = "SCRAM-SHA-256"
 PLUS = "SCRAM-SHA-256-PLUS"
@@ -198,7 +173,7 @@ class ScramClient:
     """The side that holds the password. The target is hostile until ``state`` is PROVEN.
 
     Call :meth:`first`, :meth:`challenge`, :meth:`answer` and :meth:`verify`, once each;
-    between the second and the third, have the keys derived (a thread, a :class:`KeyCache`).
+    between the second and the third, have the keys derived (a thread, a ``KeyCache``).
     Each raises ProtocolViolation for a target that breaks the protocol or a cap.
 
     :param nonce: at least 18 random bytes in base64

@@ -12,20 +12,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from struct import Struct
 
 from gateway.pg import bodies
 from gateway.pg.bodies import Cursor, words
 from gateway.pg.requests import Cut, Item, Requests, Undo, told_of
 from gateway.record.facts import Event, event, seconds
-from gateway.record.format import CLIENT, COPIED, CUT, END, HEADER, NOTE, ROWS, TARGET, Record
+from gateway.record.format import (
+    CLIENT,
+    COPIED,
+    COPIED_FACTS,
+    CUT,
+    CUT_FACTS,
+    END,
+    HEADER,
+    NOTE,
+    ROWS,
+    TARGET,
+    Record,
+)
 
 MAX_UNREADY = 1000  # answered statements that wait for a ReadyForQuery: a pipeline without Sync
 MAX_COPIES = 1000  # ended COPYs that wait for their tag: CopyDone without a COPY costs 5 bytes
 MAX_PENDING = 100_000  # requests without an answer: more do not fit into the sockets between
 
-_copied = Struct(">BQQ")
-_cut = Struct(">BBQ32s")
 _STATES = {b"I": "idle", b"T": "in transaction", b"E": "failed"}
 _ASKS = b"QFPBEDCScf"  # what gets an answer, or tells where a COPY ended
 _TOLD = b"QFEPB"  # what may become an event
@@ -109,9 +118,9 @@ class Events:
         return item
 
     def _copied(self, payload: bytes) -> None:
-        if len(payload) < _copied.size:
+        if len(payload) < COPIED_FACTS.size:
             return
-        direction, count, size = _copied.unpack_from(payload)
+        direction, count, size = COPIED_FACTS.unpack_from(payload)
         if direction == 1:
             self._copy("out", size, count)  # each message is a row
             return
@@ -140,10 +149,10 @@ class Events:
             self._rows = count
 
     def _cut(self, payload: bytes) -> None:
-        if len(payload) < _cut.size:
+        if len(payload) < CUT_FACTS.size:
             return
-        direction, kind, length, digest = _cut.unpack_from(payload)
-        body = payload[_cut.size :]
+        direction, kind, length, digest = CUT_FACTS.unpack_from(payload)
+        body = payload[CUT_FACTS.size :]
         if direction:
             self._answers(kind, body)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
@@ -10,6 +12,30 @@ from typing import Any
 from gateway.record.format import HEADER, NOTE, Record
 
 Event = dict[str, Any]
+Text = str | dict[str, str]
+
+
+def text(data: bytes) -> Text:
+    """Bytes as JSON has them: text where they are UTF-8, else :func:`coded`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return coded(data)
+
+
+def coded(data: bytes) -> dict[str, str]:
+    """``{"base64": ...}``, for what is no text."""
+    return {"base64": base64.b64encode(data).decode()}
+
+
+def octets(told: str | Mapping[str, Any]) -> bytes:
+    """The bytes that :func:`text` or :func:`coded` told of.
+
+    :raises KeyError, TypeError, ValueError: they told of none
+    """
+    if isinstance(told, str):
+        return told.encode("utf-8", "surrogatepass")
+    return base64.b64decode(told["base64"])
 
 
 def event(record: Record) -> Event:

@@ -55,6 +55,9 @@ HEADER, NOTE, CLIENT, TARGET, ROWS, COPIED, CUT, END, SEAL, OUTPUT, INPUT = rang
 TAG = 16  # bytes: 128 bits, as every AEAD tag
 MAX_BATCH = 16 << 20  # 16 MiB: writers flush at 256 KiB, one captured frame is about 1 MiB
 
+COPIED_FACTS = Struct(">BQQ")  # the payload of COPIED
+CUT_FACTS = Struct(">BBQ32s")  # what stands before a frame's first bytes in CUT
+
 _header = Struct(">II")
 _record = Struct(">BQI")
 _seal = Struct(">IB64s")
@@ -148,6 +151,8 @@ class Seal:
         if len(payload) != _seal.size:
             raise Damaged("a seal of an impossible length")
         number, last, signature = _seal.unpack(payload)
+        if last > 1:
+            raise Damaged("a seal that is neither the last nor not")
         return cls(number, bool(last), signature)
 
 

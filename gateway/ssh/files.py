@@ -7,34 +7,25 @@ and hashed as they go past, never kept.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from gateway.errors import ProtocolViolation
+from gateway.record.facts import Text
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
-Shown = str | dict[str, str]
 
 MAX_EARLY = 256 << 10  # bytes kept of what overtook others: eight blocks of 32 KiB, as most ask for
 PIECE = 128  # bytes that a kept piece costs beside its own
 
 
-def event(operation: str, path: Shown | None, size: int | None = None, **more: Any) -> Event:
+def event(operation: str, path: Text | None, size: int | None = None, **more: Any) -> Event:
     """*more* that is None is not told."""
     told = {name: value for name, value in more.items() if value is not None}
     return {"operation": operation, "path": path, "bytes": size, "sha256": None} | told
-
-
-def shown(name: bytes) -> Shown:
-    """A path as JSON has it: text, or base64 if it is not UTF-8."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(name).decode()}
 
 
 def mode(bits: int) -> str:

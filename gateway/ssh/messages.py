@@ -100,13 +100,5 @@ def channel_failure(recipient: int) -> bytes:
     return bytes((CHANNEL_FAILURE,)) + uint32(recipient)
 
 
-def channel_close(recipient: int) -> bytes:
-    return bytes((CHANNEL_CLOSE,)) + uint32(recipient)
-
-
-def channel_data(recipient: int, data: bytes) -> bytes:
-    return bytes((CHANNEL_DATA,)) + uint32(recipient) + string(data)
-
-
 def _short() -> ProtocolViolation:
     return ProtocolViolation("malformed message: it ends too early")

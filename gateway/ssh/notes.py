@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import struct
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
 
 from gateway.errors import ProtocolViolation
+from gateway.record.facts import Text, text
 from gateway.record.format import INPUT, NOTE, OUTPUT
 from gateway.ssh.messages import Reader
 from gateway.ssh.scp import ScpWatch, scp_request
@@ -25,7 +25,6 @@ from gateway.ssh.typed import Typed
 Add = Callable[[int, bytes], None]
 Facts = Mapping[str, Any]
 Files = SftpWatch | ScpWatch
-Text = str | dict[str, str]
 
 PRINTED = 1 << 20  # bytes kept of a command's output without a terminal: listings, not archives
 MAX_ENVIRONMENT = 65_536  # bytes of a channel's variables; clients send about a hundred
@@ -51,12 +50,12 @@ class Notes:
         self._typed = typed
         self._count = 0
 
-    def channel(self, kind: bytes, opener: int, to: str) -> ChannelNotes:
+    def channel(self, kind: bytes, to: str) -> ChannelNotes:
         """A channel is being opened; *to*: where it leads, "" for a session."""
         self._count += 1
         if kind == b"session":
             return SessionNotes(self._add, self._count, self._typed)
-        return ForwardNotes(self._add, self._count, kind, opener, _destination(to))
+        return ForwardNotes(self._add, self._count, kind, _destination(to))
 
     def refused_open(self, kind: bytes, to: str) -> None:
         note(self._add, "forward", type=text(kind), to=_destination(to), refused=True)
@@ -103,7 +102,6 @@ class ForwardNotes(ChannelNotes):
     """A connection through the session: where it leads, and how much went each way."""
 
     _kind: bytes = b""
-    _opener: int = 0
     _to: Text = ""
     _refused: bool = False
     _carried: list[int] = field(factory=lambda: [0, 0])
@@ -265,14 +263,6 @@ _ASKED: Mapping[bytes, Callable[[SessionNotes, Reader], None]] = {
 
 def note(add: Add, kind: str, **facts: Any) -> None:
     add(NOTE, json.dumps({"kind": kind, **facts}).encode())
-
-
-def text(data: bytes) -> Text:
-    """Text where it is UTF-8, else ``{"base64": …}``."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": b64encode(data).decode()}
 
 
 def _destination(to: str) -> Text:

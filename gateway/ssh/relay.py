@@ -23,7 +23,6 @@ from gateway.ssh.notes import ChannelNotes, Notes
 from gateway.ssh.rights import may_forward, may_forward_path, may_listen, may_request
 
 CLIENT, TARGET = 0, 1
-SIDES = ("client", "target")
 
 MAX_CHANNELS = 256  # open at once: browsers behind ssh -D hold dozens, nobody thousands
 MAX_PENDING = 128  # requests of one channel without their answer
@@ -196,7 +195,7 @@ class Relay:
             return
         numbers: list[int | None] = [None, None]
         numbers[side] = number
-        notes = self._notes.channel(kind, side, _destination(kind, rest))
+        notes = self._notes.channel(kind, _destination(kind, rest))
         self._channels[side][number] = Channel(kind, side, numbers, notes)
         head = bytes((m.CHANNEL_OPEN,)) + m.string(kind) + m.uint32(number) + m.uint32(window)
         self._send(1 - side, head + m.uint32(min(packet, MAX_PACKET)) + rest)

@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from gateway.errors import ProtocolViolation
-from gateway.ssh.files import Emit, Event, Shown, Watch, event, mode, shown
+from gateway.record.facts import Text, text
+from gateway.ssh.files import Emit, Event, Watch, event, mode
 
 MAX_LINE = 16 << 10  # bytes; the buffer of OpenSSH's scp for one record
 MAX_PATH = 4096  # bytes; Linux's PATH_MAX: no target goes deeper
@@ -239,13 +240,13 @@ class _Paths:
 
     def of(self, name: bytes) -> Event:
         names = [*self._inside, name]
-        found = {"path": shown(self._joined(names))}
+        found = {"path": text(self._joined(names))}
         if self._unclear:
-            found["or_path"] = shown(self._joined(names[1:]))
+            found["or_path"] = text(self._joined(names[1:]))
         return found
 
-    def here(self) -> Shown:
-        return shown(self._joined(self._inside) if self._inside else self._base)
+    def here(self) -> Text:
+        return text(self._joined(self._inside) if self._inside else self._base)
 
     def enter(self, name: bytes) -> None:
         self._inside.append(name)

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from attrs import define
 
 from gateway.errors import ProtocolViolation
-from gateway.ssh.files import Contents, Early, Emit, Event, Shown, Watch, event, shown
+from gateway.record.facts import Text, text
+from gateway.ssh.files import Contents, Early, Emit, Event, Watch, event
 from gateway.ssh.sftp_packets import (
     CLIENT_HEADS,
     EOF,
@@ -146,7 +147,7 @@ class SftpWatch(Watch):
             return self._copy(fields)
         if name in EXTENSIONS:
             return EXTENSIONS[name](fields)
-        return event("extended", None, extension=shown(name))
+        return event("extended", None, extension=text(name))
 
     def _copy(self, fields: Fields) -> Event:
         """From file to file inside the target: nothing of it comes past. Length 0: all."""
@@ -294,5 +295,5 @@ def _used(request: _Request) -> _File:
     return request.file
 
 
-def _path(file: _File | None) -> Shown | None:
+def _path(file: _File | None) -> Text | None:
     return None if file is None else file.about["path"]

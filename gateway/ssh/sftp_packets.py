@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.errors import ProtocolViolation
-from gateway.ssh.files import Event, Shown, event, mode, shown
+from gateway.record.facts import Text, text
+from gateway.ssh.files import Event, event, mode
 
 
 class Kind(enum.IntEnum):
@@ -96,8 +97,8 @@ class Fields:
     def string(self) -> bytes:
         return self._take(self.number(4))
 
-    def path(self) -> Shown:
-        return shown(self.string())
+    def path(self) -> Text:
+        return text(self.string())
 
     def rest(self) -> memoryview:
         return memoryview(self.head)[self._pos :]

@@ -6,10 +6,9 @@ here raises, whatever the two sides said to one another.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 
-from gateway.record.facts import Event, event, seconds
+from gateway.record.facts import Event, event, seconds, text
 from gateway.record.format import END, HEADER, INPUT, NOTE, OUTPUT, Record
 
 _STREAMS = ("stdout", "stderr")
@@ -94,8 +93,4 @@ def _end(command: Event, found: Event) -> None:
 
 
 def _data(at: int, kind: str, channel: int, data: bytes, **more: str) -> Event:
-    try:
-        shown: str | dict[str, str] = data.decode()
-    except UnicodeDecodeError:
-        shown = {"base64": b64encode(data).decode()}
-    return {"at": seconds(at), "kind": kind, "channel": channel, **more, "data": shown}
+    return {"at": seconds(at), "kind": kind, "channel": channel, **more, "data": text(data)}

@@ -30,7 +30,7 @@ from gateway.cli.player import (
     play,
     replay,
 )
-from gateway.record.cast import NoTerminal
+from gateway.show.cast import NoTerminal
 
 Event = dict[str, Any]
 

@@ -11,19 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadProof, ProtocolViolation
+from gateway.identity.password import KeyCache, Keys, derive, make_verifier, mock_verifier
 from gateway.model import Secret
 from gateway.pg.scram import (
     PLAIN,
     PLUS,
     ClientState,
-    KeyCache,
-    Keys,
     ScramClient,
     ScramServer,
-    derive,
-    make_verifier,
     mechanisms,
-    mock_verifier,
 )
 
 # RFC 7677 section 3

@@ -28,7 +28,7 @@ SESSION = "0123456789abcdef"
 KILLED = End(EndReason.KILLED, "enough")
 GREETING = frames.ready_for_query()
 QUERY = frames.query("SELECT 1")
-TERMINATE = frames.terminate()
+TERMINATE = frames.message(frames.Kind.TERMINATE)
 
 
 def frame(kind: str, body: bytes = b"") -> bytes:

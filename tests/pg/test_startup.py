@@ -267,7 +267,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 @given(st.dictionaries(TEXT.filter(lambda name: not name.startswith("_pq_.")), TEXT | st.just("")))
 def test_parameters_come_back(parameters: dict[str, str]) -> None:
     parameters["user"] = "alice"
-    packet = Startup().receive(frames.startup_message(parameters.items(), frames.PROTOCOL_3_2))
+    packet = Startup().receive(frames.startup_message(parameters.items(), 3 << 16 | 2))
     assert packet == StartupMessage(tuple(parameters.items()), minor=2)
 
 

@@ -8,10 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.record.facts import event, facts, seconds
+from gateway.record.facts import coded, event, facts, octets, seconds, text
 from gateway.record.format import END, HEADER, NOTE, Record
 
 SECOND = 1_000_000_000
+
+
+def test_bytes_as_json_has_them() -> None:
+    assert text("häuser/\n".encode()) == "häuser/\n"
+    assert text(b"f\xff") == coded(b"f\xff") == {"base64": "Zv8="}
+
+
+@given(st.binary())
+def test_bytes_come_back_from_json(data: bytes) -> None:
+    assert octets(json.loads(json.dumps(text(data)))) == octets(coded(data)) == data
+
+
+@pytest.mark.parametrize("value", [None, 7, [], {}, {"base64": None}, {"base64": "é"}, {"a": "b"}])
+def test_what_tells_of_no_bytes(value: object) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        octets(value)
+
+
+def test_half_of_a_pair_is_bytes_all_the_same() -> None:
+    assert octets("\ud83d") == b"\xed\xa0\xbd"
 
 
 def told(kind: int, payload: bytes, at: int = SECOND) -> dict[str, object]:

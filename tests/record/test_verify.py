@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.record.format import HEADER_BYTES, TAG, BatchReader
+from gateway.record.format import HEADER_BYTES, NOTE, TAG, BatchReader, framed, record_head
 from gateway.record.log import FileLog
-from gateway.record.verify import verify
+from gateway.record.verify import Verdict, verify
 from tests.record.files import END, KEY, KEYS, SECRET, judged
 
 Made = tuple[Path, str | None]
@@ -112,6 +112,82 @@ def test_another_name_key_secret_or_digest_is_seen(tmp_path: Path) -> None:
     assert verify(path, KEY.public_key(), b"x" * 32).status == "altered"
     assert judged(path, "00" * 32).status == "altered"
     assert judged(path.rename(tmp_path / "s2.gwt"), digest).status == "altered"
+
+
+# -- with the public key alone -------------------------------------------------------------
+
+
+def by_seals(path: Path, digest: str | None = None) -> Verdict:
+    """As an auditor judges, who has not the tags' secret."""
+    return verify(path, KEY.public_key(), None, digest)
+
+
+def test_seals_alone_show_every_flipped_byte_that_they_cover(tmp_path: Path) -> None:
+    path = tmp_path / "s1.gwt"
+    digest = ended(path)
+    assert by_seals(path, digest) == judged(path, digest)
+    data = path.read_bytes()
+    last = bounds(data)[-2]
+    at = last + HEADER_BYTES + 1
+    free = {*range(at, at + 8), *range(len(data) - TAG, len(data))}  # the last seal's own time, tag
+    for index in range(len(data)):
+        for bit in (0, 1):
+            flipped = bytearray(data)
+            flipped[index] ^= 1 << bit
+            path.write_bytes(flipped)
+            status = by_seals(path).status
+            if index < last:
+                assert status == "altered", f"byte {index}"
+            else:
+                assert (status == "ok") == (index in free), f"byte {index}"
+
+
+def test_what_no_seal_covers_is_told_and_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "s1.gwt"
+    crashed(path)
+    data = path.read_bytes()
+    sealed = bounds(data)[2]
+    verdict = by_seals(path)
+    assert (verdict.status, verdict.records, verdict.sealed_bytes) == ("truncated", 1, sealed)
+    unknown = f"no seal covers the last {len(data) - sealed} bytes"
+    assert verdict.detail == f"ends at {len(data)} bytes without a last seal; {unknown}"
+    forged = bytearray(data)
+    forged[-TAG - 1] ^= 1
+    path.write_bytes(forged)
+    assert by_seals(path) == verdict, "as it says, nothing is known of them"
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        assert by_seals(path).detail == f"still being written; {unknown}"
+    path.write_bytes(data[:sealed])
+    assert by_seals(path).detail == f"ends at {sealed} bytes without a last seal"
+    path.write_bytes(data[: sealed - 1])
+    assert by_seals(path).records == 0
+    assert by_seals(path).sealed_bytes == 0
+    path.write_bytes(b"")
+    assert by_seals(path).detail == "ends inside a write at 0 bytes without a last seal"
+
+
+def test_seals_alone_know_foreign_blocks_and_strangers(tmp_path: Path) -> None:
+    path, other = tmp_path / "s1.gwt", tmp_path / "s2.gwt"
+    ended(path)
+    ended(other)
+    stranger = Ed25519PrivateKey.generate().public_key()
+    assert verify(path, stranger, None).status == "altered"
+    assert by_seals(path, "00" * 32).status == "altered"
+    assert by_seals(other.rename(path)).status == "altered"
+
+
+@pytest.mark.parametrize("judge", [judged, by_seals])
+def test_nothing_hides_behind_a_seal(tmp_path: Path, judge: Callable) -> None:
+    """A reader would show it, and no signature covers it."""
+    path = tmp_path / "s1.gwt"
+    ended(path)
+    data = path.read_bytes()
+    last = bounds(data)[-2]
+    seal = data[last + HEADER_BYTES : -TAG]
+    hidden = seal + record_head(NOTE, 0, 2) + b"{}"
+    path.write_bytes(data[:last] + framed(hidden, data[-TAG:]))
+    assert judge(path).status == "altered"
 
 
 def test_what_follows_the_last_seal_is_seen(tmp_path: Path) -> None:

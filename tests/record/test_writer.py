@@ -7,6 +7,7 @@ import json
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,62 @@ def test_where_it_is_not_required_a_log_that_fails_drops_the_rest(tmp_path: Path
     assert log.close(END, 3, 0, 0) == ""
     os.close(mine)
     assert judged(path_of(tmp_path)).status == "truncated"
+
+
+class Told:
+    """An audit log that may be lost, too."""
+
+    def __init__(self, *, full: bool = False) -> None:
+        self.entries: list[tuple[str, str]] = []
+        self._full = full
+
+    def write(self, event: str, **facts: Any) -> str:
+        self.entries.append((event, facts["session"]))
+        assert facts["user"] == "alice"
+        assert facts["reason"]
+        if self._full:
+            raise NotRecorded("disk full")
+        return "quote"
+
+    def sessions(self) -> list[str]:
+        assert {event for event, _ in self.entries} <= {"session.unrecorded"}
+        return [session for _, session in self.entries]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_each_session_that_goes_on_unrecorded_is_told_of_once(tmp_path: Path, full: bool) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told = Told(full=full)
+    recording = recorder(tmp_path / "file", required=False, audit=told)
+    for name in ("aa", "bb"):
+        log = recording.open(info(name))
+        speak(log)
+        log.close(END, 3, 0, 0)
+    assert told.sessions() == ["aa", "bb"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("when", ["tick", "word", "end"])
+def test_a_transcript_that_breaks_off_is_told_of_once(
+    tmp_path: Path, when: str, full: bool
+) -> None:
+    told = Told(full=full)
+    recording = recorder(tmp_path, required=False, audit=told)
+    log = recording.open(info("aa"))
+    speak(log)
+    file = log._session.file
+    disk, mine = os.open("/dev/full", os.O_WRONLY), file._fd
+    file._fd = disk
+    assert told.sessions() == []
+    if when == "tick":
+        recording.tick()
+        assert told.sessions() == ["aa"], "at once"
+    if when != "end":
+        speak(log)
+        assert told.sessions() == ["aa"]
+    assert log.close(END, 3, 0, 0) == ""
+    os.close(mine)
+    assert told.sessions() == ["aa"]
 
 
 @asyncio_test

@@ -14,16 +14,13 @@ from gateway.ssh.messages import Reader, string, uint32
 
 UINT32 = st.integers(0, 2**32 - 1)
 
-# RFC 4254: 5.1, 5.2, 5.3, 5.4.
+# RFC 4254: 5.1, 5.4.
 VECTORS = {
     "an open failure": (
         m.open_failure(7, m.PROHIBITED, "nö"),
         "5c 00000007 00000001 00000003 6ec3b6 00000000",
     ),
     "a channel failure": (m.channel_failure(1 << 31), "64 80000000"),
-    "a close": (m.channel_close(258), "61 00000102"),
-    "data": (m.channel_data(0, b"\0\xff"), "5e 00000000 00000002 00ff"),
-    "no data": (m.channel_data(0, b""), "5e 00000000 00000000"),
 }
 
 
@@ -34,6 +31,8 @@ def test_vectors(case: str) -> None:
 
 
 PAYLOAD = bytes((m.CHANNEL_REQUEST,)) + uint32(7) + string(b"env") + b"\1" + string(b"") + b"tail"
+CLOSE = bytes((m.CHANNEL_CLOSE,)) + uint32(7)
+DATA = bytes((m.CHANNEL_DATA,)) + uint32(1)
 FIELDS: list[tuple[Callable[[Reader], object], object]] = [
     (Reader.uint32, 7),
     (Reader.string, b"env"),
@@ -83,7 +82,7 @@ def test_whatever_is_not_zero_is_true(value: int) -> None:  # RFC 4251, 5
 @pytest.mark.parametrize("length", range(5))
 def test_a_message_without_a_whole_channel(length: int) -> None:
     with pytest.raises(ProtocolViolation):
-        m.recipient(m.channel_close(7)[:length])
+        m.recipient(CLOSE[:length])
 
 
 @given(st.binary(max_size=80), UINT32, st.binary())
@@ -113,7 +112,7 @@ def test_data_is_as_long_as_it_says(length: int) -> None:
     payload = bytes((m.CHANNEL_DATA,)) + m.uint32(1) + m.uint32(length) + b"abc"
     with pytest.raises(ProtocolViolation):
         m.body(payload, 5)
-    assert m.body(m.channel_data(1, b"abc"), 5) == b"abc"
-    assert m.body(m.channel_data(1, b""), 5) == b""
+    assert m.body(DATA + string(b"abc"), 5) == b"abc"
+    assert m.body(DATA + string(b""), 5) == b""
     with pytest.raises(ProtocolViolation):
         m.body(payload[:7], 5)

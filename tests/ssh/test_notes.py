@@ -36,7 +36,7 @@ class Told:
 
     def __attrs_post_init__(self) -> None:
         notes = Notes(lambda *record: self.records.append(record), typed=self.typed)
-        self.channel = notes.channel(self.kind, CLIENT, self.to)
+        self.channel = notes.channel(self.kind, self.to)
 
     def asks(self, request: bytes, *fields: bytes) -> None:
         self.channel.asks(request, b"".join(map(string, fields)))
@@ -394,7 +394,7 @@ def test_what_is_about_no_channel() -> None:
         {"kind": "forward", "listen": "0.0.0.0:80", "refused": True},
         {"kind": "forward", "listen": "localhost:0", "refused": False},
     ]
-    assert [notes.channel(b"session", CLIENT, "").number for _ in range(3)] == [1, 2, 3]
+    assert [notes.channel(b"session", "").number for _ in range(3)] == [1, 2, 3]
 
 
 # -- garbage -------------------------------------------------------------------------------

@@ -47,6 +47,10 @@ def tcpip(host: bytes, port: int) -> bytes:
     return string(host) + uint32(port) + string(b"127.0.0.1") + uint32(4711)
 
 
+def data(number: int, carried: bytes) -> bytes:
+    return msg(m.CHANNEL_DATA, uint32(number), string(carried))
+
+
 def success(number: int) -> bytes:
     return msg(m.CHANNEL_SUCCESS, uint32(number))
 
@@ -90,9 +94,7 @@ def test_a_command_from_its_channel_to_its_end() -> None:
     talk.session(client=7, target=3)
     talk.passes(CLIENT, request(3, b"exec", string(b"exit 37")))
     talk.passes(TARGET, success(7))
-    talk.passes(
-        TARGET, m.channel_data(7, b"hello"), msg(m.CHANNEL_WINDOW_ADJUST, uint32(7), uint32(9))
-    )
+    talk.passes(TARGET, data(7, b"hello"), msg(m.CHANNEL_WINDOW_ADJUST, uint32(7), uint32(9)))
     talk.passes(CLIENT, msg(m.CHANNEL_EOF, uint32(3)))
     talk.passes(TARGET, request(7, b"exit-status", uint32(37), reply=False))
     talk.passes(TARGET, msg(m.CHANNEL_CLOSE, uint32(7)))
@@ -185,8 +187,8 @@ def test_a_target_opens_only_what_was_asked_for() -> None:
     talk.passes(CLIENT, request(3, b"auth-agent-req@openssh.com", reply=False))
     talk.passes(TARGET, agent)
     talk.passes(CLIENT, confirmed(5, 8))
-    talk.passes(TARGET, m.channel_data(8, b"question"))
-    talk.passes(CLIENT, m.channel_data(5, b"answer"))
+    talk.passes(TARGET, data(8, b"question"))
+    talk.passes(CLIENT, data(5, b"answer"))
     talk.say(TARGET, forwarded, (TARGET, m.open_failure(6, m.PROHIBITED, "not permitted")))
     talk.passes(CLIENT, asked(b"tcpip-forward", string(b"localhost"), uint32(8080)))
     talk.passes(TARGET, msg(m.REQUEST_SUCCESS))
@@ -224,9 +226,9 @@ def test_channels_by_the_thousand() -> None:
 
 
 VIOLATIONS = {
-    "data before a channel": (CLIENT, m.channel_data(3, b"x")),
-    "data for another channel": (CLIENT, m.channel_data(4, b"x")),
-    "the client's own number": (CLIENT, m.channel_data(7, b"x")),
+    "data before a channel": (CLIENT, data(3, b"x")),
+    "data for another channel": (CLIENT, data(4, b"x")),
+    "the client's own number": (CLIENT, data(7, b"x")),
     "a number in use": (CLIENT, opening(7)),
     "an answer to nothing": (TARGET, success(7)),
     "a confirmation of nothing": (TARGET, confirmed(9, 9)),
@@ -262,9 +264,9 @@ def test_nobody_speaks_after_closing() -> None:
     talk = Dialogue()
     talk.session()
     talk.passes(CLIENT, msg(m.CHANNEL_CLOSE, uint32(3)))
-    talk.passes(TARGET, m.channel_data(7, b"in flight"))
+    talk.passes(TARGET, data(7, b"in flight"))
     with pytest.raises(ProtocolViolation):
-        talk.relay.receive(CLIENT, m.channel_data(3, b"late"))
+        talk.relay.receive(CLIENT, data(3, b"late"))
 
 
 def test_requests_without_end_are_a_violation() -> None:
@@ -281,8 +283,8 @@ def test_what_is_open_at_the_end_is_noted() -> None:
     talk.session()
     talk.passes(CLIENT, opening(8, b"direct-tcpip", tcpip(b"db", 5432)))
     talk.passes(TARGET, confirmed(8, 4))
-    talk.passes(CLIENT, m.channel_data(4, b"12345"))
-    talk.passes(TARGET, m.channel_data(8, b"123"))
+    talk.passes(CLIENT, data(4, b"12345"))
+    talk.passes(TARGET, data(8, b"123"))
     talk.relay.close()
     closed, forward = talk.notes()
     assert closed["kind"] == "closed"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import html
 import json
 import unicodedata
-from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
+
+from gateway.record.facts import octets
 
 Event = Mapping[str, Any]
 
@@ -125,12 +126,10 @@ def _text(value: Any) -> str:
     """Text, as it was written; bytes that are none by their codes."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping) and isinstance(value.get("base64"), str):
-        try:
-            return b64decode(value["base64"]).decode("utf-8", "backslashreplace")
-        except ValueError:
-            pass
-    return json.dumps(value, ensure_ascii=False)
+    try:
+        return octets(value).decode("utf-8", "backslashreplace")
+    except (KeyError, TypeError, ValueError):
+        return json.dumps(value, ensure_ascii=False)
 
 
 def _word(value: Any) -> str:

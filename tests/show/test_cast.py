@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.record.cast import MAX_SIDE, NoTerminal, to_cast
+from gateway.show.cast import MAX_SIDE, NoTerminal, to_cast
 
 PLAYER = "asciinema-player@3.18.0"
 MODULES = Path(os.environ.get("GATEWAY_NODE_MODULES") or Path(__file__).parents[1] / "node_modules")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.record.export import listing, printable, to_jsonl
+from gateway.show.export import listing, printable, to_jsonl
 
 STATEMENT = {
     "at": 1.5, "kind": "statement", "sql": "SELECT $1\nFROM t", "parameters": ["a", None],

@@ -8,7 +8,6 @@ through a decoder that joins the halves of a character.
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 from attrs import frozen
 
 from gateway.errors import GatewayError
+from gateway.record.facts import octets
 
 Event = Mapping[str, Any]
 
@@ -169,9 +169,9 @@ class _Channel:
         self._at = max(self._at, event["at"])
         kind = event["kind"]
         if kind == "output":
-            yield from self._text("o", event["stream"], _bytes(event["data"]))
+            yield from self._text("o", event["stream"], octets(event["data"]))
         elif kind == "input":
-            yield from self._text("i", None, _bytes(event["data"]))
+            yield from self._text("i", None, octets(event["data"]))
         elif kind == "resize":
             yield from self._resized(event)
         elif kind == "exec":
@@ -194,9 +194,3 @@ class _Channel:
         if size != self._size:
             self._size = size
             yield Frame(self._at, "r", f"{size[0]}x{size[1]}")
-
-
-def _bytes(data: str | Mapping[str, str]) -> bytes:
-    if isinstance(data, str):
-        return data.encode("utf-8", "surrogatepass")
-    return b64decode(data["base64"])
