@@ -102,6 +102,9 @@ class Running(Protocol):
     def end(self, end: End) -> None:
         """Bring it to an end: cancel what runs, tell the client, close. Idempotent."""
 
+    def leave(self, why: str) -> None:
+        """Move to another target when that can be done; nothing for those that cannot."""
+
     def counters(self) -> tuple[int, int, int]:
         """Statements, bytes from the client, bytes to the client, so far."""
         ...

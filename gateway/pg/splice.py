@@ -108,6 +108,9 @@ class Splice:
         if self._target.at_boundary:
             self._joint.tell(words.ended(end, self._session_id), last=True)
 
+    def leave(self, why: str) -> None:
+        """Stay: a session lives and dies with its target."""
+
     async def cancelled(self) -> None:
         """The client asks, on another connection, to cancel what runs here."""
         self._log.add(NOTE, b'{"kind": "cancel"}')

@@ -144,6 +144,9 @@ class Splice:
         self._legs[TARGET].part(BY_APPLICATION, "")
         self._loop.call_soon(self._finish)
 
+    def leave(self, why: str) -> None:
+        """Stay: what runs in a shell cannot be taken elsewhere."""
+
     def _finish(self) -> None:
         """Later than what called :meth:`end`: the relay may be in the middle of a message."""
         assert self._end is not None
