@@ -15,7 +15,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 
-from gateway import certificates, config, objects
+from gateway import certificates, config, objects, policy
 from gateway.audit import FileAudit
 from gateway.ca import server_names
 from gateway.catalog import Catalog
@@ -37,6 +37,7 @@ from gateway.pg.cancel import CancelKeys
 from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.pump import Pump
+from gateway.pg.rehome import Movers
 from gateway.places import Places
 from gateway.record.keys import signing_key
 from gateway.record.writer import FileRecorder, purge
@@ -139,7 +140,10 @@ class Gateway:
         timeout = self._config.health.timeout_seconds
         self._postgres = PostgresDoor(
             self._certificates,
-            PostgresDialer(self._sightings, time.time, timeout),
+            Movers(
+                PostgresDialer(self._sightings, time.time, timeout),
+                lambda grant: policy.renew(grant, self._catalog.snapshot, datetime.now(UTC)),
+            ),
             self._pump,
             CancelKeys(),
             self._config.tls_required,

@@ -105,7 +105,12 @@ class Commands:
             )
             ended = [info for info in found if info.id not in ids]
         rows = sorted((*running, *ended), key=lambda info: info.started, reverse=True)
-        return {"sessions": [row(info) for info in rows[:limit]]}
+        return {"sessions": [{**row(info), **self._pinned(info)} for info in rows[:limit]]}
+
+    def _pinned(self, info: SessionInfo) -> dict[str, str]:
+        """What keeps a running session at its target, where something does."""
+        session = self.live.find(info.id)
+        return {"pinned": session.pinned} if session is not None and session.pinned else {}
 
     async def kill(self, arguments: Arguments) -> dict[str, Any]:
         prefix = arguments["id"]

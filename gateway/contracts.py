@@ -105,6 +105,10 @@ class Running(Protocol):
     def leave(self, why: str) -> None:
         """Move to another target when that can be done; nothing for those that cannot."""
 
+    def standing(self) -> tuple[str | None, str]:
+        """The target where it is by now, None if it never moves; what pins it there, or ""."""
+        ...
+
     def counters(self) -> tuple[int, int, int]:
         """Statements, bytes from the client, bytes to the client, so far."""
         ...

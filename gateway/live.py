@@ -40,12 +40,29 @@ class Session:
     running: Running | None = None
     leaving: bool = False  # told to end, or over
 
+    @property
+    def target(self) -> str:
+        """Where it is by now."""
+        moved = None if self.running is None else self.running.standing()[0]
+        return moved or self.info.target
+
+    @property
+    def pinned(self) -> str:
+        """What keeps it at its target, if that goes; "" for what would move."""
+        return "" if self.running is None else self.running.standing()[1]
+
     def now(self) -> SessionInfo:
         """The session as lists show it, with its counters as they stand."""
         if self.running is None:
             return self.info
         statements, bytes_in, bytes_out = self.running.counters()
-        return evolve(self.info, statements=statements, bytes_in=bytes_in, bytes_out=bytes_out)
+        return evolve(
+            self.info,
+            target=self.target,
+            statements=statements,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
 
     def end(self, end: End) -> None:
         if self.running is not None:

@@ -57,6 +57,9 @@ class Splice:
         for leg in self._legs:
             leg.join(self)
 
+    def standing(self) -> tuple[str | None, str]:
+        return None, "what runs in a shell cannot be taken elsewhere"
+
     def counters(self) -> tuple[int, int, int]:
         return self._relay.requests, self._carried[CLIENT], self._carried[TARGET]
 

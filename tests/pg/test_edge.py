@@ -28,6 +28,7 @@ from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.frames import Authentication, ErrorFields
 from gateway.pg.pump import Pump
+from gateway.pg.rehome import Movers
 from gateway.pg.scram import ScramClient
 from gateway.record.format import CLIENT, NOTE
 from gateway.wire import Wire
@@ -81,10 +82,10 @@ class House:
 def opened(certificates: Certificates, *, tls_required: bool = False) -> Iterator[House]:
     pump = Pump(asyncio.get_running_loop())
     seen = Sightings(lambda: 0.0)
-    dialer = PostgresDialer(seen, lambda: 0.0, 10)
+    movers = Movers(PostgresDialer(seen, lambda: 0.0, 10), lambda grant: grant)
     try:
         yield House(
-            PostgresDoor(certificates, dialer, pump, CancelKeys(), tls_required, "gw.test"), seen
+            PostgresDoor(certificates, movers, pump, CancelKeys(), tls_required, "gw.test"), seen
         )
     finally:
         assert len(pump) == 0
