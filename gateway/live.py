@@ -183,6 +183,26 @@ class Live:
                 except Exception:
                     log.failure("Session {id} does not hold its limits", id=session.info.id)
 
+    def places(self) -> set[tuple[str, str]]:
+        """Resources and the addresses of their targets on which sessions run."""
+        return {(each.info.resource, each.target) for each in self._sessions.values()}
+
+    async def leave(
+        self, address: str, why: str, whom: Callable[[Grant], bool] = lambda grant: True
+    ) -> None:
+        """Ask the sessions on a target to go elsewhere, those of them for which *whom* holds."""
+        for number, session in enumerate(list(self._sessions.values())):
+            if number % BATCH == BATCH - 1:
+                await asyncio.sleep(0)  # others have their turn
+            running = session.running
+            if running is None or session.leaving or session.target != address:
+                continue
+            try:
+                if whom(session.grant):
+                    running.leave(why)
+            except Exception:
+                log.failure("Session {id} does not leave its target", id=session.info.id)
+
     async def drain(self, seconds: float) -> None:
         """Take no new sessions; give those that run *seconds* to finish, then end them."""
         self._draining = True

@@ -28,12 +28,22 @@ async def connect(address: Address, seconds: float) -> Wire:
     :param seconds: until one of them has to have answered
     :raises Unreachable: *address* holds no host name; and any of :data:`FAILURES`
     """
-    loop = asyncio.get_running_loop()
     async with asyncio.timeout(seconds):
-        return Wire(await _race(await _places(address, loop), loop), loop)
+        return await connect_to(await resolve(address))
 
 
-async def _places(address: Address, loop: asyncio.AbstractEventLoop) -> Sequence[Place]:
+async def connect_to(places: Sequence[Place]) -> Wire:
+    """To whichever of *places* answers first; any of :data:`FAILURES` if none does."""
+    loop = asyncio.get_running_loop()
+    return Wire(await _race(places, loop), loop)
+
+
+async def resolve(address: Address) -> Sequence[Place]:
+    """Where *address* is.
+
+    :raises Unreachable: it holds no host name; OSError: there is none of this name
+    """
+    loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except UnicodeError as wrong:

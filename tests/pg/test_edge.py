@@ -19,7 +19,7 @@ from OpenSSL import SSL
 from gateway.certificates import Certificates, ServerTls, tls_server_end_point
 from gateway.contracts import CancelKey, Credentials
 from gateway.errors import Gone, ProtocolViolation, Refused
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings
 from gateway.identity.password import derive
 from gateway.model import Ask, End, EndReason, Secret
 from gateway.pg import frames
@@ -82,7 +82,8 @@ class House:
 def opened(certificates: Certificates, *, tls_required: bool = False) -> Iterator[House]:
     pump = Pump(asyncio.get_running_loop())
     seen = Sightings(lambda: 0.0)
-    movers = Movers(PostgresDialer(seen, lambda: 0.0, 10), lambda grant: grant)
+    accounts = RefusedAccounts(lambda: 0.0, lambda spot, account, why: None)
+    movers = Movers(PostgresDialer(seen, accounts, lambda: 0.0, 10), lambda grant: grant)
     try:
         yield House(
             PostgresDoor(certificates, movers, pump, CancelKeys(), tls_required, "gw.test"), seen
@@ -615,7 +616,7 @@ async def session(
         edge.splice(upstream, grant, log, done.set_result)
         yield client, target.talks[0], log, done
         await done
-    assert house.seen.seen()[target.address].open_sessions == 0
+    assert house.seen.seen("orders", [target.address])[target.address].open_sessions == 0
 
 
 async def echo(talk: Talk) -> None:

@@ -163,6 +163,7 @@ class PostgresServer:
             stderr=subprocess.DEVNULL,
             timeout=120,
             check=False,
+            env={**os.environ, "HOME": "/nonexistent"},  # what else libpq would read there
             **_server_user(),
         )
         assert not check or done.returncode == 0, f"{program} failed: {self._log()}"
