@@ -59,6 +59,11 @@ class Home:
     async def cancel(self) -> None:
         await self._movers.dialer.cancel(self._grant, self._upstream)
 
+    async def stands(self) -> bool:
+        """Whether the target takes sessions: what ended this one was meant for it alone."""
+        parameters = self._parameters(self._grant)
+        return await self._movers.dialer.admits(self._grant, self._upstream.target, parameters)
+
     def leave(self) -> None:
         """The session is over."""
         self._upstream.release()

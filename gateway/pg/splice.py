@@ -246,6 +246,9 @@ class Splice:
     async def _to_another(self) -> None:
         assert self._home is not None
         try:
+            if self._last_words[:1] == b"E" and await self._home.stands():
+                self._dismissed()
+                return
             wanted = self._state.restoration()
             arrival = await self._home.another(wanted, lambda: self._lost is not None)
             try:
@@ -299,6 +302,12 @@ class Splice:
             log.info("{id} stays: {why}", id=self._session_id, why=stranded.detail)
             self._wish = ""  # it will be asked again
             self._joint.resume()
+
+    def _dismissed(self) -> None:
+        """Somebody ended this one session at its target, and is not to be outwitted."""
+        self._lost = End(EndReason.TARGET, self._goodbye())
+        self._part()
+        self._joint.tell(self._last_words, last=True)
 
     def _strand(self, why: str, public: str = "") -> None:
         """The session does not survive its target."""
