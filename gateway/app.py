@@ -253,11 +253,7 @@ class Gateway:
 
     def _changed(self, snapshot: Snapshot) -> None:
         """The objects are other ones: live sessions are judged again, at once."""
-        self._rechecking = asyncio.ensure_future(self._recheck(snapshot))
-
-    async def _recheck(self, snapshot: Snapshot) -> None:
-        """First who may stay at all, then who may stay where they are."""
-        await self._live.recheck(snapshot)
+        self._rechecking = asyncio.ensure_future(self._live.recheck(snapshot))
         self._targets.adopt(snapshot)
 
     def _unrecorded(self, session_id: str, error: NotRecorded) -> None:

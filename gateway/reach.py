@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from gateway.errors import Gone, Refused, Unreachable
@@ -13,6 +16,9 @@ from gateway.model import Address
 from gateway.wire import Wire
 
 STAGGER = 0.25  # seconds that one address has before the next is tried beside it (RFC 8305)
+PROMPT = 0.5  # seconds for a resolver to answer, where what it said before is at hand
+KEPT = 300.0  # seconds for which that is used: addresses are given to others after a while
+MOST_NAMES = 10_000  # whose addresses are kept: more than a company has targets
 MOST = 16  # addresses of one name that are tried: more are a mistake, or an attack on us
 
 FAILURES = (Refused, Gone, OSError, TimeoutError)
@@ -20,6 +26,9 @@ FAILURES = (Refused, Gone, OSError, TimeoutError)
 
 Place = tuple[int, Any]
 """An address family, and an address of it."""
+
+_NAMES = ThreadPoolExecutor(16, "names")  # look-ups at a time
+_last: dict[Address, tuple[Sequence[Place], float]] = {}
 
 
 async def connect(address: Address, seconds: float) -> Wire:
@@ -39,16 +48,45 @@ async def connect_to(places: Sequence[Place]) -> Wire:
 
 
 async def resolve(address: Address) -> Sequence[Place]:
-    """Where *address* is.
+    """Where *address* is. A resolver that fails or is silent does not take the targets away:
+    for a while what it last said holds, unless it says that there is no such name.
 
     :raises Unreachable: it holds no host name; OSError: there is none of this name
     """
-    loop = asyncio.get_running_loop()
+    known = _known(address)
     try:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(PROMPT if known else None):
+            found = await _look_up(address)
     except UnicodeError as wrong:
         raise Unreachable(f"{address.host} is no host name") from wrong
+    except TimeoutError:
+        return known
+    except socket.gaierror as failed:
+        if failed.errno == socket.EAI_AGAIN and known:
+            return known
+        raise
+    _remember(address, found)
+    return found
+
+
+async def _look_up(address: Address) -> Sequence[Place]:
+    """In threads of its own: a resolver that hangs holds up nothing else."""
+    ask = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, ask)
     return [(family, place) for family, _, _, _, place in found[:MOST]]
+
+
+def _known(address: Address) -> Sequence[Place]:
+    """What was last said, if that is not too long ago."""
+    places, at = _last.get(address, ((), 0.0))
+    return places if time.monotonic() - at < KEPT else ()
+
+
+def _remember(address: Address, places: Sequence[Place]) -> None:
+    _last.pop(address, None)
+    if len(_last) >= MOST_NAMES:
+        del _last[next(iter(_last))]
+    _last[address] = places, time.monotonic()
 
 
 async def _race(places: Sequence[Place], loop: asyncio.AbstractEventLoop) -> socket.socket:
