@@ -9,6 +9,7 @@ The map of the rooms, in the order in which they may import one another:
 ``marked, fields``    YAML whose every value knows its line, and is judged
 ``config, objects``   files -> judged, frozen values (``file:line:column``)
 ``policy, routing``   pure decisions: may this be; where does it go
+``health``            how the targets are: sightings, probes, states
 ``loginname``         ``user/account#resource``, for every protocol
 ``record``            transcripts: format, writer, reader, verification
 ``store, catalog``    objects and the session index (SQLite), and changing them
@@ -19,10 +20,12 @@ The map of the rooms, in the order in which they may import one another:
 ``session``           the story: ask -> prove -> decide -> dial -> splice
 ``live``              what runs now: list, kill, re-check
 ``doorstep, listen``  doors for clients: PROXY headers, first bytes, limits
+``targets, doctor``   what follows from the targets' health; what to do about it
 ``control``           the door for the ``gateway`` command
 ``told``              any transcript as events
 ``app, tap``          the only places where parts are put together
 ``cli, demo``         the ``gateway`` command; all of it with nothing prepared
+``simulation``        routing and health over hundreds of targets, on a virtual clock
 ====================  =====================================================
 """
 

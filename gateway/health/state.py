@@ -2,7 +2,8 @@
 
 A dial that failed takes a target out at once, since the next client would pay for it too. A
 probe that was refused does so as well; one that was not answered needs a second. Back it comes
-after good probes only: one, and each time that it fell again soon after, twice as many.
+after good probes only: one, and each time that it fell again soon after, twice as many. They follow
+one another quickly where no probe has failed, so that an innocent target is not missed for long.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ MOST = 16  # good probes that may be demanded: half a minute at the usual interv
 class Health:
     """``since``: when ``state`` began, None before the first signal. ``needed``: good probes
     that bring it back, of which there were ``good``. ``risen``: when it came back. ``lost``:
-    a probe has confirmed that it is down, so that sessions there have nothing to hope for.
+    a probe has confirmed that it is down, so that sessions there have nothing to hope for;
+    ``hearsay``: no probe has, and only a session was not to be opened.
     """
 
     state: State = State.UNKNOWN
@@ -31,11 +33,12 @@ class Health:
     needed: int = 1
     risen: float | None = None
     lost: bool = False
+    hearsay: bool = False
 
     @property
     def doubtful(self) -> bool:
-        """A probe was not answered, and another one is to decide."""
-        return self.failures > 0 and self.state is not State.DOWN
+        """What was heard last goes against what is thought, and probes are to decide soon."""
+        return self.hearsay if self.state is State.DOWN else self.failures > 0
 
 
 def answered(was: Health, warning: str | None, now: float) -> Health:
@@ -47,14 +50,14 @@ def answered(was: Health, warning: str | None, now: float) -> Health:
         was = evolve(was, risen=now)
     state = State.UP if warning is None else State.DEGRADED
     why = warning or "answers"
-    return evolve(_enter(was, state, why, now), failures=0, good=0, lost=False)
+    return evolve(_enter(was, state, why, now), failures=0, good=0, lost=False, hearsay=False)
 
 
 def unanswered(was: Health, why: str, hard: bool, now: float) -> Health:
     """A probe failed. *hard*: the target said so itself, by refusing or hanging up."""
     failures = was.failures + 1
     if was.state is State.DOWN:
-        return evolve(was, why=why, failures=failures, good=0, lost=True)
+        return evolve(was, why=why, failures=failures, good=0, lost=True, hearsay=False)
     if hard or failures >= FALL:
         return evolve(_fallen(was, why, now), failures=failures, lost=True)
     return evolve(_enter(was, State.DEGRADED, why, now), failures=failures)
@@ -64,7 +67,7 @@ def failed(was: Health, why: str, now: float) -> Health:
     """A session could not be opened there."""
     if was.state is State.DOWN:
         return evolve(was, good=0)
-    return _fallen(was, why, now)
+    return evolve(_fallen(was, why, now), hearsay=True)
 
 
 def strained(was: Health, why: str, now: float) -> Health:

@@ -73,6 +73,15 @@ def test_states(signals: list[str], state: State, lost: bool) -> None:
     assert (told.state, told.lost) == (state, lost)
 
 
+def test_hearsay_is_looked_into_soon() -> None:
+    assert after("ok", "dial").doubtful
+    assert after("ok", "refused", "ok", "dial", "ok").doubtful
+    assert not after("ok", "dial", "silent").doubtful
+    assert not after("ok", "refused", "dial").doubtful
+    assert not after("ok", "dial", "ok").doubtful
+    assert after("ok", "silent").doubtful
+
+
 def test_since_and_why() -> None:
     up = after("ok", "ok", "ok")
     assert (up.since, up.why, up.risen) == (NOW, "answers", None)

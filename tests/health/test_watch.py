@@ -135,3 +135,4 @@ def test_when_in_doubt_it_looks_soon() -> None:
     assert 1 - JITTER <= min(usual) < 1 < max(usual) <= 1 + JITTER
     assert pause(Health(State.DEGRADED, failures=1), random) == JITTER
     assert pause(Health(State.DOWN, failures=9), random) > 0.5
+    assert pause(Health(State.DOWN, hearsay=True), random) == JITTER

@@ -355,6 +355,24 @@ def test_draining(cluster: Cluster) -> None:
     assert "orders has 3 targets" in gateway.cli("targets", "drain", "orders").stderr
 
 
+def test_draining_empties_a_target_of_idle_sessions(cluster: Cluster) -> None:
+    address = f"localhost:{cluster.servers[2].port}"
+    with ExitStack() as stack:
+        idle = [stack.enter_context(cluster.connect("standby")) for _ in range(30)]
+        for number, connection in enumerate(idle):
+            connection.execute(f"SET application_name = 'idle {number}'")
+        assert cluster.rows()[2]["sessions"] >= 10
+        began = time.monotonic()
+        assert cluster.gateway.cli("targets", "drain", address).returncode == 0
+        until(lambda: cluster.rows()[2]["sessions"] == 0, "all to have gone", 10)
+        assert time.monotonic() - began < 5
+        for number, connection in enumerate(idle):
+            shown = connection.execute("SHOW application_name").fetchone()
+            assert shown == (f"idle {number}",)
+            assert connection.execute("SHOW port").fetchone() == (str(cluster.servers[1].port),)
+    cluster.gateway.call("drain", name=address, draining=False)
+
+
 def test_swapping_targets_under_load(cluster: Cluster) -> None:
     with pgbench(cluster, "any", 4, 6) as bench:
         for without in ((2,), (), (1,), (), (1, 2), ()):
