@@ -187,19 +187,17 @@ class Live:
         """Resources and the addresses of their targets on which sessions run."""
         return {(each.info.resource, each.target) for each in self._sessions.values()}
 
-    async def leave(
-        self, address: str, why: str, whom: Callable[[Grant], bool] = lambda grant: True
-    ) -> None:
-        """Ask the sessions on a target to go elsewhere, those of them for which *whom* holds."""
+    async def leave(self, reason: Callable[[Session], str | None]) -> None:
+        """Ask each session for which there is a *reason* to go to another target."""
         for number, session in enumerate(list(self._sessions.values())):
             if number % BATCH == BATCH - 1:
                 await asyncio.sleep(0)  # others have their turn
-            running = session.running
-            if running is None or session.leaving or session.target != address:
+            if session.running is None or session.leaving:
                 continue
             try:
-                if whom(session.grant):
-                    running.leave(why)
+                why = reason(session)
+                if why is not None:
+                    session.running.leave(why)
             except Exception:
                 log.failure("Session {id} does not leave its target", id=session.info.id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from twisted.logger import Logger
@@ -12,7 +12,7 @@ from gateway.contracts import Audit, Clock
 from gateway.errors import NotRecorded
 from gateway.health import Row, Sightings, Spot, Watch
 from gateway.health.sightings import Sight
-from gateway.live import Live
+from gateway.live import Live, Session
 from gateway.model import Grant, Resource, Snapshot, TargetKind
 from gateway.routing import ServerKind, State
 
@@ -22,6 +22,9 @@ UP = frozenset({State.UP.value, State.DEGRADED.value})
 
 Sample = tuple[str, Mapping[str, str], float]
 Whom = Callable[[Grant], bool]
+Place = tuple[str, str]
+"""A resource, and the address of one of its targets."""
+Reasons = Sequence[tuple[str, Whom]]
 
 log = Logger()
 
@@ -72,15 +75,16 @@ class Targets:
 
     async def sweep(self) -> None:
         """Ask sessions to leave where they cannot stay: again and again, while that holds."""
-        for resource, address in self._live.places():
-            for why, whom in self._reasons(resource, address):
-                await self._live.leave(address, why, partial(_concerned, resource, whom))
+        reasons = {place: self._reasons(*place) for place in self._live.places()}
+        if any(reasons.values()):
+            await self._live.leave(partial(_reason, reasons))
 
     def refused_account(self, spot: Spot, account: str, why: str) -> None:
         """A target does not take an account any more: somebody has to mend it."""
         self._note("target.account-refused", spot, account=account, detail=why)
 
-    def _reasons(self, resource: str, address: str) -> list[tuple[str, Whom]]:
+    def _reasons(self, resource: str, address: str) -> Reasons:
+        """Of sessions there: why they are to leave, and which of them."""
         known = self._snapshot.resources.get(resource)
         if known is None:
             return []  # and no session of it is allowed any more
@@ -93,10 +97,9 @@ class Targets:
         if sight.health.lost:
             return [(f"is down: {sight.health.why}", _everybody)]
         seen = self._sightings.seen(resource, [each.address for each in known.targets])
-        reasons = [_misplaced(sight.kind)] if sight.kind is not None else []
-        if (deposed := seen[target.address].deposed) is not None:
-            reasons.append((deposed, _of_primaries))
-        return reasons
+        deposed = seen[target.address].deposed
+        misplaced = [_misplaced(sight.kind)] if sight.kind is not None else []
+        return [*misplaced, *([(deposed, _of_primaries)] if deposed is not None else [])]
 
     def _changed(self, spot: Spot, before: Sight, after: Sight) -> None:
         was, health = before.health, after.health
@@ -133,8 +136,10 @@ class Targets:
         await self.sweep()
 
 
-def _concerned(resource: str, whom: Whom, grant: Grant) -> bool:
-    return grant.resource.name == resource and whom(grant)
+def _reason(reasons: Mapping[Place, Reasons], session: Session) -> str | None:
+    """The first that concerns the session, where it is."""
+    here = reasons.get((session.info.resource, session.target), ())
+    return next((why for why, whom in here if whom(session.grant)), None)
 
 
 def _everybody(grant: Grant) -> bool:

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from gateway.contracts import Clock
 from gateway.health.sightings import Spot
+from gateway.health.state import WORDS
 from gateway.model import Account, Address, Target
 from gateway.routing import Candidate
 
@@ -45,7 +46,7 @@ class RefusedAccounts:
         return f"{refusal.why}; {account.name} is not tried again for {left:.0f} s"
 
     def refused(self, spot: Spot, account: Account, why: str) -> None:
-        before = self._refusals.pop((spot, account), None)
+        why, before = why[:WORDS], self._refusals.pop((spot, account), None)
         wait = FIRST if before is None else min(LONGEST, before.wait * 2)
         if len(self._refusals) >= MOST:
             del self._refusals[next(iter(self._refusals))]

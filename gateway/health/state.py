@@ -14,6 +14,7 @@ from gateway.routing import State
 
 FALL = 2  # unanswered probes that make it down: one may be lost, or late on a busy machine
 STEADY = 60.0  # seconds after which a fall is the first one again
+WORDS = 300  # characters of a reason: an error message of a target may have 30,000
 MOST = 16  # good probes that may be demanded: half a minute at the usual interval
 
 
@@ -57,7 +58,8 @@ def unanswered(was: Health, why: str, hard: bool, now: float) -> Health:
     """A probe failed. *hard*: the target said so itself, by refusing or hanging up."""
     failures = was.failures + 1
     if was.state is State.DOWN:
-        return evolve(was, why=why, failures=failures, good=0, lost=True, hearsay=False)
+        was = evolve(was, failures=failures, good=0, lost=True, hearsay=False)
+        return _enter(was, State.DOWN, why, now)
     if hard or failures >= FALL:
         return evolve(_fallen(was, why, now), failures=failures, lost=True)
     return evolve(_enter(was, State.DEGRADED, why, now), failures=failures)
@@ -88,4 +90,4 @@ def _fallen(was: Health, why: str, now: float) -> Health:
 
 def _enter(was: Health, state: State, why: str, now: float) -> Health:
     since = was.since if state is was.state else now
-    return evolve(was, state=state, why=why, since=since)
+    return evolve(was, state=state, why=why[:WORDS], since=since)

@@ -26,6 +26,7 @@ from gateway.wire import Wire
 
 DATABASE = "postgres"  # where one may ask if the resource names none: it is there by default
 NAME = "gateway health"
+FOREVER = 1e9  # seconds: a lag of 30 years is none
 HANDSHAKES = (b"S", b"N")  # either is an answer where TLS is not wanted
 
 _ASK = (
@@ -184,11 +185,13 @@ def _array(text: str | None) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    return max(0.0, float(value)) if isinstance(value, int | float) else None
+    """NaN and infinity are numbers to JSON in Python only."""
+    good = isinstance(value, int | float) and abs(value) < FOREVER
+    return max(0.0, float(value)) if good else None
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int and abs(value) < 1 << 64 else None
 
 
 def _timeline(file: Any) -> int | None:

@@ -250,6 +250,8 @@ def test_answers_that_are_none(text: str | None) -> None:
         ([False, None, 5, "zzzzzzzz"], ("primary", None, 5, None)),
         ([False, None, 5, ""], ("primary", None, 5, None)),
         ([False, None, 5.5, "0000001F00"], ("primary", None, None, 31)),
+        ([True, float("nan"), True, None], ("standby", None, None, None)),
+        ([True, float("inf"), 1 << 70, None], ("standby", None, None, None)),
     ],
 )
 def test_odd_answers(given: list[object], expected: tuple[object, ...]) -> None:
