@@ -69,6 +69,10 @@ def ssl_request() -> bytes:
     return _sized(struct.pack("!i", SSL_CODE))
 
 
+def gssenc_request() -> bytes:
+    return _sized(struct.pack("!i", GSSENC_CODE))
+
+
 def cancel_request(key: CancelKey) -> bytes:
     return _sized(struct.pack("!iI", CANCEL_CODE, key.process_id) + key.secret)
 

@@ -27,7 +27,7 @@ from gateway.wire import Wire
 DATABASE = "postgres"  # where one may ask if the resource names none: it is there by default
 NAME = "gateway health"
 FOREVER = 1e9  # seconds: a lag of 30 years is none
-HANDSHAKES = (b"S", b"N")  # either is an answer where TLS is not wanted
+GREETINGS = (b"G", b"N", b"E")  # of a server that may encrypt, of others, of one before 12
 
 _ASK = (
     "SELECT pg_catalog.json_build_array(r,"  # noqa: S608 -- of constants
@@ -103,9 +103,11 @@ class PostgresProbe:
         if purpose.account.name:
             trail.skip("TLS", "disabled for this resource")
             return None
-        with trail.step("greeting"):  # a socket that accepts proves nothing: the kernel does it
-            await wire.send(frames.ssl_request())
-            if await wire.receive() not in HANDSHAKES:
+        # A socket that accepts proves nothing: the kernel does it. Of what may be asked for, a
+        # server does not log that this one is not gone on with.
+        with trail.step("greeting"):
+            await wire.send(frames.gssenc_request())
+            if (await wire.receive())[:1] not in GREETINGS:
                 raise ProtocolViolation("is no PostgreSQL")
         return None
 

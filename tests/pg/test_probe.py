@@ -142,8 +142,8 @@ async def test_without_an_account_it_goes_as_far_as_a_server_process() -> None:
     resource = evolve(ORDERS, health=None)
 
     async def greets(talk: Talk) -> None:
-        assert await talk.packet() == frames.ssl_request()[4:]
-        await talk.say(b"N")
+        assert await talk.packet() == frames.gssenc_request()[4:]
+        await talk.say(b"G")
         await talk.drain()
 
     async def secures(talk: Talk) -> None:
