@@ -15,7 +15,7 @@ from gateway.routing import State
 FALL = 2  # unanswered probes that make it down: one may be lost, or late on a busy machine
 STEADY = 60.0  # seconds after which a fall is the first one again
 WORDS = 300  # characters of a reason: an error message of a target may have 30,000
-MOST = 16  # good probes that may be demanded: half a minute at the usual interval
+MOST = 8  # good probes that may be demanded: a quarter of a minute at the usual interval
 
 
 @frozen

@@ -15,6 +15,7 @@ from gateway.health.sightings import Sightings, Spot
 from gateway.health.state import Health
 from gateway.model import Account, Resource, Snapshot, Target
 from gateway.model import Protocol as Spoken
+from gateway.routing import State
 
 AT_ONCE = 100  # probes: each has a socket, and may have a thread that resolves a name
 JITTER = 0.1  # of the interval, to either side
@@ -27,8 +28,10 @@ class Probe(Protocol):
     *seconds* is how long it may take.
     """
 
-    async def __call__(self, resource: Resource, target: Target, seconds: float) -> Findings:
-        """As often as the clock says."""
+    async def __call__(
+        self, resource: Resource, target: Target, seconds: float, *, fresh: bool
+    ) -> Findings:
+        """As often as the clock says. *fresh*: what was found lately will not do."""
         ...
 
     async def look(
@@ -124,14 +127,19 @@ class Watch:
             watched.wake.clear()
             resource, target = watched.resource, watched.target
             try:
-                async with self._room:
-                    probe = self._probes[resource.protocol]
-                    findings = await probe(resource, target, self._timeout)
+                findings = await self._look(resource, target)
                 self._sightings.probed(watched.resource, target.address, findings)
             except Exception:
                 log.failure("A target cannot be looked at")
             spot = Spot(watched.resource.name, target.address)
             await self._pause(watched, pause(self._sightings.sight(spot).health, self._random))
+
+    async def _look(self, resource: Resource, target: Target) -> Findings:
+        health = self._sightings.sight(Spot(resource.name, target.address)).health
+        fresh = health.doubtful or health.state not in (State.UP, State.DEGRADED)
+        async with self._room:
+            probe = self._probes[resource.protocol]
+            return await probe(resource, target, self._timeout, fresh=fresh)
 
     async def _pause(self, watched: _Watched, intervals: float) -> None:
         try:

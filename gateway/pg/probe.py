@@ -52,7 +52,10 @@ class PostgresProbe:
         self._accounts = accounts
         self._keys = KeyCache()
 
-    async def __call__(self, resource: Resource, target: Target, seconds: float) -> Findings:
+    async def __call__(
+        self, resource: Resource, target: Target, seconds: float, *, fresh: bool = True
+    ) -> Findings:
+        """Always anew: a standby may have become the primary."""
         named = resource.health.account if resource.health is not None else None
         account = resource.accounts.get(named) if named is not None else None
         return await self.look(resource, target, account, seconds)

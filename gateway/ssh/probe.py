@@ -1,4 +1,8 @@
-"""One look at an SSH target: does it greet, and is it who it should be?"""
+"""One look at an SSH target: does it greet, and is it who it should be?
+
+Servers that are up are left in peace for a while: a session that cannot be opened there makes
+the next look a fresh one.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,34 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import asyncssh
+from attrs import frozen
 
 from gateway.errors import ProtocolViolation
-from gateway.health import Findings, Looking, Spot
+from gateway.health import Findings, Looking
 from gateway.health.trail import Trail
-from gateway.model import Account, Resource, Target
+from gateway.model import Account, Address, Resource, Target
 from gateway.reach import FAILURES, connect_to, resolve
 from gateway.ssh.dial import SshDialer, TargetSaidNo, log_in, stranger
 from gateway.wire import Wire
 
+REST = 10.0  # seconds between two looks at a server that is up: sshd logs each of them, and shuts
+# out who often comes and does not log in (PerSourcePenalties), which would be the gateway
 AGAIN = 60.0  # seconds until a host key is looked at again: each time sshd logs a failed log-in
 MOST = 10_000  # targets remembered: more than a company has; the oldest are forgotten first
 MAX_BANNER = 8192  # bytes before the version line, as OpenSSH's own client has it
 
+Server = tuple[Address, str | None, str | None]
+"""Where it is, its host key, and who signs its host key."""
 Walk = Callable[[Trail, Wire, Target], Awaitable[None]]
+
+
+@frozen
+class _Proof:
+    """``at``: when it was looked at last, ``proved``: when it showed its host key."""
+
+    findings: Findings
+    at: float
+    proved: float
 
 
 class SshProbe:
@@ -29,18 +47,22 @@ class SshProbe:
 
     def __init__(self, dialer: SshDialer) -> None:
         self._dialer = dialer
-        self._proved: dict[Spot, tuple[Target, float]] = {}  # who they are, and when
+        self._proofs: dict[Server, _Proof] = {}  # of servers, whatever resources have them
 
-    async def __call__(self, resource: Resource, target: Target, seconds: float) -> Findings:
+    async def __call__(
+        self, resource: Resource, target: Target, seconds: float, *, fresh: bool = True
+    ) -> Findings:
         """The host key is looked at now and then; in between the banner has to do."""
-        spot, now = Spot(resource.name, target.address), time.monotonic()
-        known, at = self._proved.get(spot, (None, 0.0))
-        steps = (_banner,) if known == target and now - at < AGAIN else (_host_key,)
-        findings = await _walk(target, seconds, steps)
-        if findings.down is not None:
-            self._proved.pop(spot, None)
-        elif steps != (_banner,):
-            self._remember(spot, target, now)
+        server, now = (target.address, target.host_key, target.host_ca), time.monotonic()
+        proof = self._proofs.pop(server, None)
+        if proof is not None and not fresh and now - proof.at < REST:
+            self._proofs[server] = proof
+            return proof.findings
+        again = proof is not None and now - proof.proved < AGAIN
+        findings = await _walk(target, seconds, (_banner if again else _host_key,))
+        if findings.down is None:
+            proved = proof.proved if proof is not None and again else now
+            self._remember(server, _Proof(findings, now, proved))
         return findings
 
     async def look(
@@ -63,10 +85,10 @@ class SshProbe:
         except TargetSaidNo as refused:
             trail.strained(f"log-in: {refused.detail}")
 
-    def _remember(self, spot: Spot, target: Target, now: float) -> None:
-        if len(self._proved) >= MOST:
-            del self._proved[next(iter(self._proved))]
-        self._proved[spot] = target, now
+    def _remember(self, server: Server, proof: _Proof) -> None:
+        if len(self._proofs) >= MOST:
+            del self._proofs[next(iter(self._proofs))]
+        self._proofs[server] = proof
 
 
 async def _walk(target: Target, seconds: float, steps: Sequence[Walk]) -> Findings:

@@ -16,7 +16,7 @@ ONE, TWO = "db1.example.com:5432", "db2.example.com:5432"
 class Probe:
     """Finds db2 down."""
 
-    async def __call__(self, resource, target, seconds) -> Findings:
+    async def __call__(self, resource, target, seconds, *, fresh) -> Findings:
         return await self.look(resource, target, None, seconds)
 
     async def look(self, resource, target, account, seconds) -> Findings:

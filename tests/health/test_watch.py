@@ -29,10 +29,14 @@ class Probe:
         self.looked: Counter[Target] = Counter()
         self.finds: dict[Target, Findings | Exception] = {}
         self.came = asyncio.Event()
+        self.fresh: list[bool] = []
         self.asked: list[tuple[Target, Account | None, float]] = []
 
-    async def __call__(self, resource: Resource, target: Target, seconds: float) -> Findings:
+    async def __call__(
+        self, resource: Resource, target: Target, seconds: float, *, fresh: bool
+    ) -> Findings:
         self.looked[target] += 1
+        self.fresh.append(fresh)
         self.came.set()
         found = self.finds.get(target, Findings())
         if isinstance(found, Exception):
@@ -118,6 +122,24 @@ async def test_a_probe_that_breaks_does_not_end_the_watch() -> None:
         room.probe.finds[A] = ZeroDivisionError()
         room.watch.keep(STATE)
         await room.probe.until(lambda: room.probe.looked[A] > 2)
+        await room.watch.close()
+
+
+@asyncio_test
+async def test_what_was_found_lately_does_where_all_is_well() -> None:
+    async with nothing_left():
+        room = Room(NEVER)
+        here = Spot("orders", A.address)
+        room.watch.keep(STATE)
+        for looked, fresh in ((1, True), (2, False), (3, False)):
+            room.watch.hurry(here)
+            await room.probe.until(lambda looked=looked: room.probe.looked[A] == looked)
+            assert room.probe.fresh[-1] is fresh
+            await asyncio.sleep(0)
+        room.sightings.failed(here, "no answer in time")
+        room.watch.hurry(here)
+        await room.probe.until(lambda: room.probe.looked[A] == 4)
+        assert room.probe.fresh[-1]
         await room.watch.close()
 
 

@@ -52,7 +52,7 @@ def states(gateway: SshGateway) -> list[str]:
 
 
 def wait_until(gateway: SshGateway, *wanted: str) -> None:
-    until(lambda: states(gateway) == list(wanted), f"{wanted}, and not {states(gateway)}", 10)
+    until(lambda: states(gateway) == list(wanted), f"{wanted}, and not {states(gateway)}", 25)
 
 
 def where(person: Person, gateway: SshGateway) -> str:

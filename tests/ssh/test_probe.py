@@ -81,6 +81,11 @@ async def test_the_host_key_first_and_the_banner_from_then_on(tmp_path: Path) ->
         assert told(found)[-1] == ("banner", True)
         assert found.steps[-1].said.startswith("SSH-2.0-AsyncSSH")
         assert "gateway-health" not in seen[2:]
+        came = len(seen)
+        heavy = Target(address, host_key=line(KEY), weight=2.0)
+        for resource in (WEB, Resource("more", Protocol.SSH, ())):
+            assert (await looking(resource, heavy, PATIENCE, fresh=False)) == found
+        assert len(seen) == came, "it is left in peace"
         changed = Target(address, host_key=line(OTHER))  # the resource says something else now
         found = await looking(WEB, changed, PATIENCE)
         assert told(found)[-1] == ("host key", False)
