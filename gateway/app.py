@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +16,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 
-from gateway import certificates, config, objects
+from gateway import certificates, config, objects, policy
 from gateway.audit import FileAudit
 from gateway.ca import server_names
 from gateway.catalog import Catalog
@@ -27,16 +28,18 @@ from gateway.diagnostics import Diagnostics, Metrics
 from gateway.doorstep import Doorstep, Story
 from gateway.errors import GatewayError, LimitReached, NotRecorded
 from gateway.greeting import Spoken
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings, Watch
 from gateway.identity import Authenticators
 from gateway.listen import Listener, Strangers
 from gateway.live import Live
-from gateway.model import End, EndReason, Snapshot
+from gateway.model import End, EndReason, Protocol, Snapshot
 from gateway.pg import words
 from gateway.pg.cancel import CancelKeys
 from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
+from gateway.pg.probe import PostgresProbe
 from gateway.pg.pump import Pump
+from gateway.pg.rehome import Movers
 from gateway.places import Places
 from gateway.record.keys import signing_key
 from gateway.record.writer import FileRecorder, purge
@@ -44,13 +47,22 @@ from gateway.session import Door, serve
 from gateway.ssh.authority import SshAuthority
 from gateway.ssh.dial import SshDialer
 from gateway.ssh.edge import SshDoor, SshEdge
+from gateway.ssh.probe import SshProbe
 from gateway.store import Store
+from gateway.targets import Targets
 from gateway.vault import FileVault
 from gateway.wire import Wire
 
 TICK = 1.0  # seconds between looks at limits, hours and the transcripts' leftovers
 TIDY = 3600.0  # seconds between looks for what is past its retention
-AT_START = ("state_dir", "listeners", "diagnostics", "recording", "health")  # only read then
+AT_START = (
+    "state_dir",
+    "listeners",
+    "diagnostics",
+    "recording",
+    "health",
+    "zone",
+)  # only read then
 
 log = Logger()
 
@@ -78,6 +90,7 @@ class Gateway:
         await self._open_rooms()
         self._open_pump()
         await self._open_ssh()
+        self._open_watch()
         await self._control.start(self._commands().table())
         try:
             self._open_doors()
@@ -116,6 +129,10 @@ class Gateway:
             (limits.sessions, limits.sessions_per_user),
             self._metrics.session_ended,
         )
+        self._sightings = Sightings(time.time, self._config.zone)
+        self._targets = Targets(self._live, self._sightings, self._audit, time.time)
+        self._accounts = RefusedAccounts(time.time, self._targets.refused_account)
+        self._metrics.gauges(self._targets.samples)
         self._prover = Authenticators(vault.derive(b"unknown users"))
         await self._catalog.load()
         await self._apply_objects(self._config.objects)
@@ -123,13 +140,26 @@ class Gateway:
     async def _open_ssh(self) -> None:
         authority = await asyncio.to_thread(SshAuthority.open, self._places.keys)
         timeout = self._config.health.timeout_seconds
-        dialer = SshDialer(authority, self._sightings, time.time, timeout)
+        dialer = SshDialer(authority, self._sightings, self._accounts, time.time, timeout)
         self._ssh = SshDoor(authority, dialer, _names(self._config), self._config.domain, time.time)
+        self._ssh_probe = SshProbe(dialer)
+
+    def _open_watch(self) -> None:
+        """From now on the targets are looked at."""
+        health, postgres, ssh = self._config.health, self._postgres_probe, self._ssh_probe
+        self._watch = Watch(
+            {Protocol.POSTGRESQL: postgres, Protocol.SSH: ssh},
+            self._sightings,
+            (health.interval_seconds, health.timeout_seconds),
+            random.Random(),  # noqa: S311 -- jitter
+        )
+        self._targets.watch = self._watch
+        self._targets.adopt(self._catalog.snapshot)
 
     def _open_pump(self) -> None:
         """What carries PostgreSQL sessions."""
         self._pump = Pump(asyncio.get_running_loop())
-        self._sightings = Sightings(time.time)
+        self._postgres_probe = PostgresProbe(self._accounts)
         self._certificates = Certificates(
             self._places.state_dir,
             self._config.tls,
@@ -139,7 +169,10 @@ class Gateway:
         timeout = self._config.health.timeout_seconds
         self._postgres = PostgresDoor(
             self._certificates,
-            PostgresDialer(self._sightings, time.time, timeout),
+            Movers(
+                PostgresDialer(self._sightings, self._accounts, time.time, timeout),
+                lambda grant: policy.renew(grant, self._catalog.snapshot, datetime.now(UTC)),
+            ),
             self._pump,
             CancelKeys(),
             self._config.tls_required,
@@ -166,6 +199,7 @@ class Gateway:
             self._live,
             self._audit,
             self._sightings,
+            self._targets,
             time.time,
             self.reload,
             time.time(),
@@ -220,6 +254,7 @@ class Gateway:
     def _changed(self, snapshot: Snapshot) -> None:
         """The objects are other ones: live sessions are judged again, at once."""
         self._rechecking = asyncio.ensure_future(self._live.recheck(snapshot))
+        self._targets.adopt(snapshot)
 
     def _unrecorded(self, session_id: str, error: NotRecorded) -> None:
         """A transcript failed while nobody spoke: what runs there must not go on."""
@@ -274,6 +309,7 @@ class Gateway:
             story.cancel()
         for task in self._tasks:
             task.cancel()
+        await self._watch.close()
         await self._diagnostics.close()
         self._pump.close()
         await self._store.close()
@@ -288,6 +324,7 @@ class Gateway:
         self._audit.tick()
         self._live.tick(asyncio.get_running_loop().time())
         await self._live.recheck(self._catalog.snapshot, timed=True)
+        await self._targets.sweep()
 
     async def _tidy(self) -> None:
         self._certificates.reload(self._config.tls, _names(self._config))  # ours runs out

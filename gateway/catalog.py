@@ -214,6 +214,14 @@ class Catalog:
 
         await _whole(self._edit(("users", user), switched))
 
+    async def set_draining(self, resource: str, address: str, draining: bool) -> None:
+        """:raises NoSuchObject: there is no such resource"""
+
+        def switched(found: StoredObject) -> StoredObject:
+            return _drained(found, address, draining)
+
+        await _whole(self._edit(("resources", resource), switched))
+
     async def set_password(self, user: str, password: str) -> None:
         """
         :raises NoSuchObject: there is no such user
@@ -270,15 +278,41 @@ async def _whole(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _kept(document: Document, before: StoredObject | None, body: Body) -> Body:
-    """What a hand gave a user and the file is silent about: a password, being disabled.
+    """What a hand gave a user and the file is silent about: a password, being disabled; and
+    which targets are being drained.
 
-    Otherwise a file applied at each start would take back what ``gateway passwd`` and
-    ``gateway users disable`` did.
+    Otherwise a file applied at each start would take back what ``gateway passwd``,
+    ``gateway users disable`` and ``gateway targets drain`` did.
     """
-    if document.kind != "users" or before is None:
+    if before is None:
+        return body
+    if document.kind == "resources":
+        return _still_draining(before.body, body)
+    if document.kind != "users":
         return body
     silent = {name for name in BY_HAND_ONLY if name not in document.marks}
     return {**body, **{name: before.body[name] for name in silent & before.body.keys()}}
+
+
+def _still_draining(before: Body, body: Body) -> Body:
+    said = {target["address"]: target.get("draining") for target in before["targets"]}
+    targets = [
+        {**target, "draining": kept}
+        if "draining" not in target and (kept := said.get(target["address"])) is not None
+        else target
+        for target in body["targets"]
+    ]
+    return {**body, "targets": targets}
+
+
+def _drained(found: StoredObject, address: str, draining: bool) -> StoredObject:
+    """Not being drained is nothing to remember."""
+    targets = []
+    for target in found.body["targets"]:
+        other = {name: value for name, value in target.items() if name != "draining"}
+        chosen = target["address"] == address
+        targets.append(({**other, "draining": True} if draining else other) if chosen else target)
+    return StoredObject(found.owner, {**found.body, "targets": targets})
 
 
 def _find(stored: Bodies, key: Key) -> StoredObject | None:

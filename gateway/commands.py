@@ -13,14 +13,16 @@ from typing import Any
 from attrs import asdict, frozen
 
 from gateway import __version__, objects, routing
+from gateway import doctor as doctors
 from gateway.catalog import Catalog
 from gateway.contracts import Audit, Clock, Command
 from gateway.errors import GatewayError
 from gateway.explain import Explanation, explain, lines
-from gateway.health import Sightings
+from gateway.health import Row, Sightings
 from gateway.live import Live
-from gateway.model import Ask, Grant, Identity, Protocol, SessionInfo
+from gateway.model import Ask, Grant, Identity, Protocol, Resource, SessionInfo
 from gateway.store import Store
+from gateway.targets import Targets
 
 Arguments = Mapping[str, Any]
 
@@ -34,6 +36,7 @@ class Commands:
     live: Live
     audit: Audit
     sightings: Sightings
+    targets: Targets
     clock: Clock
     reload_all: Callable[[], Awaitable[None]]
     started: float
@@ -49,6 +52,9 @@ class Commands:
             "sessions": self.sessions,
             "kill": self.kill,
             "explain": self.explain,
+            "targets": self.list_targets,
+            "drain": self.drain,
+            "doctor": self.doctor,
             "status": self.status,
             "reload": self.reload,
             "read": self.read,
@@ -105,7 +111,12 @@ class Commands:
             )
             ended = [info for info in found if info.id not in ids]
         rows = sorted((*running, *ended), key=lambda info: info.started, reverse=True)
-        return {"sessions": [row(info) for info in rows[:limit]]}
+        return {"sessions": [{**row(info), **self._pinned(info)} for info in rows[:limit]]}
+
+    def _pinned(self, info: SessionInfo) -> dict[str, str]:
+        """What keeps a running session at its target, where something does."""
+        session = self.live.find(info.id)
+        return {"pinned": session.pinned} if session is not None and session.pinned else {}
 
     async def kill(self, arguments: Arguments) -> dict[str, Any]:
         prefix = arguments["id"]
@@ -136,8 +147,57 @@ class Commands:
         return explain(ask, Identity(user, "explained"), snapshot, now, self._order)
 
     def _order(self, grant: Grant) -> tuple[routing.Candidate, ...]:
-        targets, kind = grant.resource.targets, grant.terms.targets
-        return routing.order(targets, kind, self.sightings.seen(), self.clock(), seed=0)
+        terms = grant.terms
+        return self.sightings.order(grant.resource, terms.targets, terms.max_lag_seconds, seed=0)
+
+    async def list_targets(self, arguments: Arguments) -> dict[str, Any]:
+        return {"targets": [_target(row) for row in self.targets.rows()]}
+
+    async def drain(self, arguments: Arguments) -> dict[str, Any]:
+        """Of a target, or with ``draining`` false no longer; which ones that were."""
+        found, draining = self._named(arguments["name"]), bool(arguments["draining"])
+        for resource, address in found:
+            await self.catalog.set_draining(resource, address, draining)
+        rows = [_target(row) for row in self.targets.rows()]
+        return {
+            "targets": [row for row in rows if (row["resource"], row["address"]) in found],
+        }
+
+    def _named(self, name: str) -> list[tuple[str, str]]:
+        """``ADDRESS``, of whatever resource; ``RESOURCE/ADDRESS``; ``RESOURCE`` if it has one."""
+        spots = [
+            (resource.name, str(target.address))
+            for resource in self.catalog.snapshot.resources.values()
+            for target in resource.targets
+        ]
+        found = [spot for spot in spots if name in (spot[1], "/".join(spot))]
+        found = found or [spot for spot in spots if spot[0] == name]
+        if not found:
+            raise GatewayError(f"there is no target {name!r}")
+        if name in {resource for resource, _ in found} and len(found) > 1:
+            raise GatewayError(
+                f"{name} has {len(found)} targets: {', '.join(address for _, address in found)}"
+            )
+        return found
+
+    async def doctor(self, arguments: Arguments) -> dict[str, Any]:
+        resource = self._resource(arguments["resource"])
+        watch = self.targets.watch
+        if watch is None:
+            raise GatewayError("nobody looks at targets yet")
+        rows = self.targets.rows(resource.name)
+        examined = await doctors.examine(resource, rows, watch.look)
+        return {
+            "resource": resource.name,
+            "well": all(each.well for each in examined),
+            "targets": [each.as_json() for each in examined],
+        }
+
+    def _resource(self, name: str) -> Resource:
+        found = self.catalog.snapshot.resources.get(name)
+        if found is None:
+            raise GatewayError(f"there is no resource {name!r}")
+        return found
 
     async def status(self, arguments: Arguments) -> dict[str, Any]:
         return {
@@ -162,6 +222,10 @@ def row(info: SessionInfo) -> dict[str, Any]:
     """A session as listings show it: times are ISO 8601 in UTC."""
     ended = None if info.ended is None else stamp(info.ended)
     return {**asdict(info), "started": stamp(info.started), "ended": ended}
+
+
+def _target(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "since": None if row.since is None else stamp(row.since)}
 
 
 def stamp(seconds: float) -> str:

@@ -96,6 +96,7 @@ class File(Model):
     state_dir: Text = "/var/lib/gateway"
     listeners: Annotated[list[ListenerModel], Field(min_length=1)]
     domain: Domain | None = None
+    zone: Text | None = None
     tls: TlsModel = TlsModel()
     postgresql: Postgresql = Postgresql()
     recording: Recording = Recording()
@@ -117,11 +118,13 @@ class ListenerConfig:
 
 @frozen
 class Config:
-    """``state_dir`` and ``objects`` are absolute; times are in seconds."""
+    """``state_dir`` and ``objects`` are absolute; times are in seconds. ``zone``: where the
+    gateway is; targets there are preferred."""
 
     state_dir: Path
     listeners: tuple[ListenerConfig, ...]
     domain: str | None
+    zone: str | None
     tls: ServerTls
     tls_required: bool
     recording: Recording
@@ -172,6 +175,7 @@ def _config(file: File, base: Path) -> Config:
         state_dir=base / file.state_dir,
         listeners=tuple(map(_listener, file.listeners)),
         domain=file.domain.lower() if file.domain else None,
+        zone=file.zone,
         tls=_tls(file.tls, base),
         tls_required=file.postgresql.tls == "required",
         recording=file.recording,

@@ -9,14 +9,17 @@ from attrs import field, frozen
 
 from gateway.errors import Refused
 from gateway.model import (
+    Account,
     Ask,
     End,
     Grant,
     Identity,
     IPAddress,
+    Resource,
     ScramVerifier,
     SessionInfo,
     Snapshot,
+    Terms,
 )
 
 Clock = Callable[[], float]
@@ -83,6 +86,20 @@ class Audit(Protocol):
         ...
 
 
+class Purpose(Protocol):
+    """For what somebody logs in at a target: a :class:`~gateway.model.Grant`, or to see how
+    the target is."""
+
+    @property
+    def resource(self) -> Resource: ...
+
+    @property
+    def account(self) -> Account: ...
+
+    @property
+    def terms(self) -> Terms: ...
+
+
 class Upstream(Protocol):
     """An open, logged-in connection to a target; only a dialer makes one."""
 
@@ -101,6 +118,16 @@ class Running(Protocol):
 
     def end(self, end: End) -> None:
         """Bring it to an end: cancel what runs, tell the client, close. Idempotent."""
+
+    def leave(self, why: str) -> None:
+        """Move to another target when that can be done; nothing for those that cannot.
+
+        Asked again and again, for as long as there is a reason to leave.
+        """
+
+    def standing(self) -> tuple[str | None, str]:
+        """The target where it is by now, None if it never moves; what pins it there, or ""."""
+        ...
 
     def counters(self) -> tuple[int, int, int]:
         """Statements, bytes from the client, bytes to the client, so far."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IListeningPort, IReactorTCP
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -18,6 +20,9 @@ from gateway.session import Observer
 QUIET = 10  # seconds before a silent connection is closed: a scrape is one short request
 TEXT = "text/plain; charset=utf-8"
 ADMISSION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+Sample = tuple[str, Mapping[str, str], float]
+"""A gauge's name, its labels, its value."""
 
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
@@ -43,6 +48,10 @@ class Metrics(Observer):
         """A value that is read whenever somebody asks."""
         Gauge(f"gateway_{name}", text, registry=self.registry).set_function(read)
 
+    def gauges(self, read: Callable[[], Iterable[Sample]]) -> None:
+        """Values with labels, whose number changes: read whenever somebody asks."""
+        self.registry.register(_Samples(read))
+
     def login(self, outcome: str, seconds: float = 0) -> None:
         self._logins.labels(outcome).inc()
         if outcome == "admitted":
@@ -57,6 +66,20 @@ class Metrics(Observer):
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gateway_{name}", text, labels, registry=self.registry)
+
+
+class _Samples(Collector):
+    def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, labels, value in self._read():
+            if name not in families:
+                text = name.replace("_", " ").capitalize()
+                families[name] = GaugeMetricFamily(f"gateway_{name}", text, labels=list(labels))
+            families[name].add_metric(list(labels.values()), value)
+        yield from families.values()
 
 
 class Diagnostics:

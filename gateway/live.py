@@ -41,12 +41,29 @@ class Session:
     running: Running | None = None
     leaving: bool = False  # told to end, or over
 
+    @property
+    def target(self) -> str:
+        """Where it is by now."""
+        moved = None if self.running is None else self.running.standing()[0]
+        return moved or self.info.target
+
+    @property
+    def pinned(self) -> str:
+        """What keeps it at its target, if that goes; "" for what would move."""
+        return "" if self.running is None else self.running.standing()[1]
+
     def now(self) -> SessionInfo:
         """The session as lists show it, with its counters as they stand."""
         if self.running is None:
             return self.info
         statements, bytes_in, bytes_out = self.running.counters()
-        return evolve(self.info, statements=statements, bytes_in=bytes_in, bytes_out=bytes_out)
+        return evolve(
+            self.info,
+            target=self.target,
+            statements=statements,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
 
     def end(self, end: End) -> None:
         if self.running is not None:
@@ -174,6 +191,24 @@ class Live:
                     session.running.tick(now)
                 except Exception:
                     log.failure("Session {id} does not hold its limits", id=session.info.id)
+
+    def places(self) -> set[tuple[str, str]]:
+        """Resources and the addresses of their targets on which sessions run."""
+        return {(each.info.resource, each.target) for each in self._sessions.values()}
+
+    async def leave(self, reason: Callable[[Session], str | None]) -> None:
+        """Ask each session for which there is a *reason* to go to another target."""
+        for number, session in enumerate(list(self._sessions.values())):
+            if number % BATCH == BATCH - 1:
+                await asyncio.sleep(0)  # others have their turn
+            if session.running is None or session.leaving:
+                continue
+            try:
+                why = reason(session)
+                if why is not None:
+                    session.running.leave(why)
+            except Exception:
+                log.failure("Session {id} does not leave its target", id=session.info.id)
 
     async def drain(self, seconds: float) -> None:
         """Take no new sessions; give those that run *seconds* to finish, then end them."""

@@ -100,12 +100,24 @@ class ScramVerifier:
 class Target:
     """One real server behind a resource; never named to clients.
 
-    ``host_key`` / ``host_ca`` (SSH) are OpenSSH public key lines.
+    ``host_key`` / ``host_ca`` (SSH) are OpenSSH public key lines. ``weight``: its share of
+    the sessions, beside the others'. ``zone``: where it is. ``draining``: no new sessions.
     """
 
     address: Address
     host_key: str | None = None
     host_ca: str | None = None
+    weight: float = 1.0
+    zone: str | None = None
+    draining: bool = False
+
+
+@frozen
+class Monitoring:
+    """How a PostgreSQL target is asked how it is: by which account, in which database."""
+
+    account: str
+    database: str | None = None
 
 
 @frozen
@@ -151,6 +163,7 @@ class Resource:
     ``authentication``: what the gateway answers a target with; subset of
     {"scram-sha-256", "certificate", "md5", "password", "trust"}.
     ``tag_application_name``: add user and session to the target's application_name.
+    ``health``: None: targets are looked at without logging in.
     """
 
     name: str
@@ -162,6 +175,7 @@ class Resource:
     tls: TargetTls = TargetTls()
     authentication: frozenset[str] = frozenset({"scram-sha-256", "certificate"})
     tag_application_name: bool = True
+    health: Monitoring | None = None
 
 
 @frozen

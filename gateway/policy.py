@@ -94,9 +94,9 @@ def decide(ask: Ask, identity: Identity, snapshot: Snapshot, now: datetime) -> G
 def renew(grant: Grant, snapshot: Snapshot, now: datetime) -> Grant | Denied:
     """The grant with which a live session may go on.
 
-    Targets and credentials are free to change; what was granted has to be covered by a
-    single option of today. The session keeps its terms; ``binding``, ``role`` and
-    ``timed`` say what it rests upon now, untimed if there is a choice.
+    Targets and credentials are free to change, and are today's from now on; what was granted
+    has to be covered by a single option of today. The session keeps its terms; ``binding``,
+    ``role`` and ``timed`` say what it rests upon now, untimed if there is a choice.
     """
     ask = evolve(grant.ask, account=grant.account.name)
     evaluation = evaluate(ask, grant.identity, snapshot, now)
@@ -107,7 +107,14 @@ def renew(grant: Grant, snapshot: Snapshot, now: datetime) -> Grant | Denied:
     if not enough:
         return Denied("what is allowed now is less than what the session was given")
     holds = min(enough, key=lambda option: option.timed)
-    return evolve(grant, binding=holds.binding.name, role=holds.role, timed=holds.timed)
+    return evolve(
+        grant,
+        resource=snapshot.resources[ask.resource],
+        account=holds.account,
+        binding=holds.binding.name,
+        role=holds.role,
+        timed=holds.timed,
+    )
 
 
 def evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,17 +16,22 @@ from gateway.model import Address
 from gateway.wire import Wire
 
 STAGGER = 0.25  # seconds that one address has before the next is tried beside it (RFC 8305)
+PROMPT = 0.5  # seconds for a resolver to answer, where what it said before is at hand
+KEPT = 300.0  # seconds for which that is used: addresses are given to others after a while
+MOST_NAMES = 10_000  # whose addresses are kept: more than a company has targets
 MOST = 16  # addresses of one name that are tried: more are a mistake, or an attack on us
 
-_NAMES = ThreadPoolExecutor(8, "names")
+_NAMES = ThreadPoolExecutor(16, "names")
 """Look-ups have threads of their own: a resolver that stalls must not hold up log-ins, whose
-passwords and keys are checked in the event loop's. Eight, since each may stall for long."""
+passwords and keys are checked in the event loop's. Sixteen, since each may stall for long."""
 
 FAILURES = (Refused, Gone, OSError, TimeoutError)
 """What may come of reaching for a target."""
 
 Place = tuple[int, Any]
 """An address family, and an address of it."""
+
+_last: dict[Address, tuple[Sequence[Place], float]] = {}
 
 
 async def connect(address: Address, seconds: float) -> Wire:
@@ -34,18 +40,56 @@ async def connect(address: Address, seconds: float) -> Wire:
     :param seconds: until one of them has to have answered
     :raises Unreachable: *address* holds no host name; and any of :data:`FAILURES`
     """
-    loop = asyncio.get_running_loop()
     async with asyncio.timeout(seconds):
-        return Wire(await _race(await _places(address, loop), loop), loop)
+        return await connect_to(await resolve(address))
 
 
-async def _places(address: Address, loop: asyncio.AbstractEventLoop) -> Sequence[Place]:
+async def connect_to(places: Sequence[Place]) -> Wire:
+    """To whichever of *places* answers first; any of :data:`FAILURES` if none does."""
+    loop = asyncio.get_running_loop()
+    return Wire(await _race(places, loop), loop)
+
+
+async def resolve(address: Address) -> Sequence[Place]:
+    """Where *address* is. A resolver that fails or is silent does not take the targets away:
+    for a while what it last said holds, unless it says that there is no such name.
+
+    :raises Unreachable: it holds no host name; OSError: there is none of this name
+    """
+    known = _known(address)
     try:
-        look_up = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
-        found = await loop.run_in_executor(_NAMES, look_up)
+        async with asyncio.timeout(PROMPT if known else None):
+            found = await _look_up(address)
     except UnicodeError as wrong:
         raise Unreachable(f"{address.host} is no host name") from wrong
+    except TimeoutError:
+        return known
+    except socket.gaierror as failed:
+        if failed.errno == socket.EAI_AGAIN and known:
+            return known
+        raise
+    _remember(address, found)
+    return found
+
+
+async def _look_up(address: Address) -> Sequence[Place]:
+    """In threads of its own: a resolver that hangs holds up nothing else."""
+    ask = partial(socket.getaddrinfo, address.host, address.port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, ask)
     return [(family, place) for family, _, _, _, place in found[:MOST]]
+
+
+def _known(address: Address) -> Sequence[Place]:
+    """What was last said, if that is not too long ago."""
+    places, at = _last.get(address, ((), 0.0))
+    return places if time.monotonic() - at < KEPT else ()
+
+
+def _remember(address: Address, places: Sequence[Place]) -> None:
+    _last.pop(address, None)
+    if len(_last) >= MOST_NAMES:
+        del _last[next(iter(_last))]
+    _last[address] = places, time.monotonic()
 
 
 async def _race(places: Sequence[Place], loop: asyncio.AbstractEventLoop) -> socket.socket:

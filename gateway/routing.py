@@ -1,8 +1,15 @@
-"""Where a session goes: targets in the order in which they are to be tried. Pure."""
+"""Where a session goes: targets in the order in which they are to be tried. Pure.
+
+Who may serve comes first, then who is least loaded for its weight, then who answers fastest.
+While sessions only come, the numbers of any two equal targets differ by one at most.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from random import Random
 from typing import Literal
 
@@ -10,28 +17,63 @@ from attrs import frozen
 
 from gateway.model import Address, Target, TargetKind
 
-HOLD_OFF = 10.0  # seconds for which a failure counts: restarts take that long, people wait less
+RAMP = 10.0  # seconds until a target that came back has its full share: caches are cold
+LEAST = 0.1  # of its share that it has at once
+FAR = 0.5  # of its weight that a target in another zone has
+FORGET = 10.0  # seconds in which a slow answer weighs a third: then it is worth another try
+NOISE = 0.002  # seconds: what is faster than this is equally fast
 
 ServerKind = Literal["primary", "standby"]
 
 
+class State(enum.Enum):
+    """How a target is: the words are the ones that people read."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DEGRADED = "degraded"
+    DOWN = "down"
+    DRAINING = "draining"
+
+
 @frozen
 class Seen:
-    """What is known of a target. ``failed_at`` is on the caller's clock; None after a
-    success. ``latency``: seconds to connect. ``kind`` None: nobody has asked it yet."""
+    """What is known of a target; times are on the caller's clock.
+
+    ``kind`` None: nobody has asked it yet. ``open_sessions``: also those that are being
+    opened. ``latency``: seconds to connect and log in, as they were at ``measured``.
+    ``risen``: when it came back. ``lag_seconds`` None: not known, or a primary.
+    ``deposed``: why it may not be anybody's primary, though it says that it is one.
+    """
 
     kind: ServerKind | None = None
-    failed_at: float | None = None
+    state: State = State.UNKNOWN
+    why: str = ""
+    since: float | None = None
     open_sessions: int = 0
     latency: float | None = None
+    measured: float = 0.0
+    risen: float | None = None
+    lag_seconds: float | None = None
+    deposed: str | None = None
+
+
+@frozen
+class Wanted:
+    """What a session needs, and where it is: ``zone`` is the gateway's own, None for none."""
+
+    kind: TargetKind = TargetKind.ANY
+    max_lag_seconds: float | None = None
+    zone: str | None = None
 
 
 @frozen
 class Candidate:
-    """A target in its place, and what put it there."""
+    """A target in its place, and what put it there. ``closed``: why it is not to be tried."""
 
     target: Target
     why: str
+    closed: str | None = None
 
 
 _UNSEEN = Seen()
@@ -40,44 +82,99 @@ _FITS = {
     TargetKind.STANDBY: frozenset({"standby", None}),
 }
 
+Place = tuple[bool, bool, bool, bool, float, int]
+"""What is compared: closed, misfit, degraded, of the lesser kind, load, slowness."""
+
 
 def order(
-    targets: Sequence[Target],
-    kind: TargetKind,
+    targets: Iterable[Target],
+    wanted: Wanted,
     seen: Mapping[Address, Seen],
     now: float,
     seed: int,
 ) -> tuple[Candidate, ...]:
-    """All *targets*, the best first.
+    """All *targets*, the best first; those that are not to be tried are last, and closed.
 
-    Those known to be of the wrong kind are last rather than gone: they may have changed
-    since. Then those that failed within :data:`HOLD_OFF` come after healthy ones; then the
-    preferred kind; then the fewest open sessions; *seed* decides what is left.
+    Those known to be of the wrong kind, or too far behind, come after all that fit: they may
+    have changed since. Among equals *seed* decides, with the power of two choices.
     """
+    places = {target: _place(target, wanted, _known(target, seen), now) for target in targets}
+    ranked = sorted(places, key=lambda target: (places[target], target.address))
     random = Random(seed)  # noqa: S311 -- spreads load, guards nothing
-
-    def place(target: Target) -> tuple[bool, bool, bool, int, float]:
-        known = seen.get(target.address, _UNSEEN)
-        return (
-            _wrong(kind, known),
-            _failed(known, now),
-            _lesser(kind, known),
-            known.open_sessions,
-            random.random(),
-        )
-
     return tuple(
-        Candidate(target, _why(kind, seen.get(target.address, _UNSEEN), now))
-        for target in sorted(targets, key=place)
+        _candidate(target, wanted, _known(target, seen), now)
+        for _, equals in groupby(ranked, key=places.__getitem__)
+        for target in _drawn(list(equals), seen, random, now)
     )
 
 
-def _wrong(kind: TargetKind, known: Seen) -> bool:
-    return kind in _FITS and known.kind not in _FITS[kind]
+def share(target: Target, known: Seen, zone: str | None, now: float) -> float:
+    """Its weight, as far as it counts now and from here."""
+    far = zone is not None and target.zone is not None and target.zone != zone
+    risen = RAMP if known.risen is None else now - known.risen
+    return target.weight * (FAR if far else 1.0) * min(1.0, max(LEAST, risen / RAMP))
 
 
-def _failed(known: Seen, now: float) -> bool:
-    return known.failed_at is not None and now - known.failed_at < HOLD_OFF
+def slowness(known: Seen, now: float) -> float:
+    """Seconds to connect and log in; the older the measurement, the less it says."""
+    if known.latency is None:
+        return 0.0
+    return known.latency * math.exp(-max(0.0, now - known.measured) / FORGET)
+
+
+def peak(known: Seen, latency: float, now: float) -> float:
+    """The smoothed latency after one more measurement: up at once, down slowly."""
+    before = slowness(known, now)
+    if known.latency is None or latency >= before:
+        return latency
+    new = 1.0 - math.exp(-max(0.0, now - known.measured) / FORGET)
+    return before + (latency - before) * max(new, 0.1)
+
+
+def _known(target: Target, seen: Mapping[Address, Seen]) -> Seen:
+    return seen.get(target.address, _UNSEEN)
+
+
+def _place(target: Target, wanted: Wanted, known: Seen, now: float) -> Place:
+    return (
+        _closed(target, wanted, known) is not None,
+        _misfit(wanted, known) is not None,
+        known.state is State.DEGRADED,
+        _lesser(wanted.kind, known),
+        (known.open_sessions + 1) / share(target, known, wanted.zone, now),
+        round(math.log2(max(slowness(known, now), NOISE))),
+    )
+
+
+def _drawn(
+    equals: list[Target], seen: Mapping[Address, Seen], random: Random, now: float
+) -> Sequence[Target]:
+    """In a random order, but of the first two the faster one leads."""
+    random.shuffle(equals)
+    equals[:2] = sorted(equals[:2], key=lambda target: slowness(_known(target, seen), now))
+    return equals
+
+
+def _closed(target: Target, wanted: Wanted, known: Seen) -> str | None:
+    if target.draining or known.state is State.DRAINING:
+        return "is being drained"
+    if known.state is State.DOWN:
+        return f"is down: {known.why}"
+    if wanted.kind is TargetKind.PRIMARY and known.deposed is not None:
+        return known.deposed
+    return None
+
+
+def _misfit(wanted: Wanted, known: Seen) -> str | None:
+    if wanted.kind in _FITS and known.kind not in _FITS[wanted.kind]:
+        return f"not the {wanted.kind.value} that is wanted, unless that has changed"
+    most = wanted.max_lag_seconds
+    if None not in (most, known.lag_seconds) and known.kind == "standby":
+        assert most is not None
+        assert known.lag_seconds is not None
+        if not known.lag_seconds <= most:
+            return f"may lag {most:g} s at most, unless that has changed"
+    return None
 
 
 def _lesser(kind: TargetKind, known: Seen) -> bool:
@@ -88,15 +185,26 @@ def _lesser(kind: TargetKind, known: Seen) -> bool:
     return kind is TargetKind.PREFER_STANDBY and known.kind == "primary"
 
 
-def _why(kind: TargetKind, known: Seen, now: float) -> str:
-    said: list[str] = [known.kind or "kind not known yet"]
-    if _wrong(kind, known):
-        said.append(f"not the {kind.value} that is wanted, unless that has changed")
-    if known.failed_at is not None and _failed(known, now):
-        said.append(f"failed {max(0.0, now - known.failed_at):.0f} s ago")
-    if kind is TargetKind.PREFER_STANDBY and known.kind is not None:
-        said.append("preferred" if known.kind == "standby" else "only if no standby is left")
-    said.append(f"{known.open_sessions} open sessions")
+def _candidate(target: Target, wanted: Wanted, known: Seen, now: float) -> Candidate:
+    closed = _closed(target, wanted, known)
+    said = (closed, _misfit(wanted, known), *_said(target, wanted, known, now))
+    words = ", ".join(part for part in (known.kind or "kind not known yet", *said) if part)
+    return Candidate(target, words, closed)
+
+
+def _said(target: Target, wanted: Wanted, known: Seen, now: float) -> Iterator[str]:
+    if known.state is State.DEGRADED:
+        yield f"degraded: {known.why}"
+    if wanted.kind is TargetKind.PREFER_STANDBY and known.kind is not None:
+        yield "preferred" if known.kind == "standby" else "only if no standby is left"
+    yield f"{known.open_sessions} open sessions"
+    if target.weight != 1:
+        yield f"weight {target.weight:g}"
+    if target.zone is not None and wanted.zone is not None:
+        yield "in this zone" if target.zone == wanted.zone else f"in zone {target.zone}"
+    if known.risen is not None and now - known.risen < RAMP:
+        yield f"back for {max(0.0, now - known.risen):.0f} s, so with a smaller share"
+    if known.lag_seconds is not None:
+        yield f"lags {known.lag_seconds:.1f} s"
     if known.latency is not None:
-        said.append(f"connects in {known.latency * 1000:.1f} ms")
-    return ", ".join(said)
+        yield f"connects in {known.latency * 1000:.1f} ms"

@@ -29,6 +29,7 @@ from gateway.places import Places
 from gateway.record.keys import signing_key
 from gateway.record.writer import FileRecorder
 from gateway.store import Store
+from gateway.targets import Targets
 from gateway.vault import FileVault
 from tests.story import Running
 
@@ -143,13 +144,14 @@ async def running(directory: Path, text: str = OBJECTS) -> AsyncIterator[Daemon]
     mac = vault.derive(b"transcripts")
     store, audit = await Store.open(places.store), FileAudit(places.audit, key, mac)
     live = Live(audit, store, time.time, (100, 10))
-    catalog = Catalog(store, vault, audit, lambda snapshot: None)
+    sightings = Sightings(time.time)
+    targets = Targets(live, sightings, audit, time.time)
+    catalog = Catalog(store, vault, audit, targets.adopt)
 
     async def reload() -> None:
         daemon.reloaded += 1
 
-    sightings = Sightings(time.time)
-    commands = Commands(catalog, store, live, audit, sightings, time.time, reload, STARTED)
+    commands = Commands(catalog, store, live, audit, sightings, targets, time.time, reload, STARTED)
     recorder = FileRecorder(places.transcripts, key, mac)
     daemon = Daemon(directory, store, audit, catalog, live, recorder, commands)
     control = Control(places.control)

@@ -90,6 +90,8 @@ class Running:
     done: Callable[[End], None]
     ended: list[End] = field(factory=list)
     ticks: list[float] = field(factory=list)
+    left: list[str] = field(factory=list)  # why it was asked to go elsewhere
+    moved_to: str | None = None
     stubborn: bool = False  # it is told to end, and goes on
     broken: bool = False  # what it is asked for fails
     idle: bool = False  # for too long, at the next tick
@@ -105,6 +107,13 @@ class Running:
         self.ended.append(end)
         if not self.stubborn:
             self.done(end)
+
+    def leave(self, why: str) -> None:
+        self._fail()
+        self.left.append(why)
+
+    def standing(self) -> tuple[str | None, str]:
+        return self.moved_to, "temporary tables"
 
     def counters(self) -> tuple[int, int, int]:
         return 3, 20, 100

@@ -251,6 +251,30 @@ async def test_single_steps(tmp_path: Path) -> None:
 
 
 @asyncio_test
+async def test_draining_is_kept_until_it_is_taken_back(tmp_path: Path) -> None:
+    two = ORDERS.replace("]\n    accounts", ', {address: "db2.example.com:5432"}]\n    accounts')
+    explicit = two.replace('db.example.com:5432"', 'db.example.com:5432", draining: false')
+
+    def draining(catalog: Catalog) -> list[bool]:
+        return [target.draining for target in catalog.snapshot.resources["orders"].targets]
+
+    async with Rig(tmp_path).open() as (catalog, _):
+        await apply(catalog, two, "f")
+        await catalog.set_draining("orders", "db.example.com:5432", True)
+        assert draining(catalog) == [True, False]
+        assert await apply(catalog, two, "f") == []
+        assert draining(catalog) == [True, False]
+        await apply(catalog, explicit, "f")
+        assert draining(catalog) == [False, False], "a file that says so is believed"
+        await catalog.set_draining("orders", "db2.example.com:5432", True)
+        await catalog.set_draining("orders", "db2.example.com:5432", False)
+        await catalog.set_draining("orders", "elsewhere:1", True)
+        assert draining(catalog) == [False, False]
+        with pytest.raises(NoSuchObject):
+            await catalog.set_draining("nothing", "db.example.com:5432", True)
+
+
+@asyncio_test
 async def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     async with Rig(tmp_path).open() as (catalog, _):
         assert await catalog.get("users") == []

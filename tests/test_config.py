@@ -205,6 +205,6 @@ def test_the_schema_knows_every_key() -> None:
     assert schema["required"] == ["listeners"]
     assert schema["properties"].keys() == {
         "state_dir", "listeners", "domain", "tls", "postgresql", "recording", "limits", "health",
-        "drain_seconds", "diagnostics", "objects",
+        "drain_seconds", "diagnostics", "objects", "zone",
     }  # fmt: skip
     assert schema["additionalProperties"] is False

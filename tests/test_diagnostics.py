@@ -100,6 +100,20 @@ async def test_nothing_else_is_there_and_nothing_can_be_told() -> None:
 
 
 @asyncio_test
+async def test_gauges_whose_number_changes() -> None:
+    rows: list[tuple[str, dict[str, str], float]] = []
+    async with site() as here:
+        here.metrics.gauges(lambda: rows)
+        assert b"target_up" not in (await here.get("/metrics"))[2]
+        rows += [("target_up", {"target": name}, up) for name, up in (("a:1", 1.0), ("b:1", 0.0))]
+        rows.append(("target_lag_seconds", {"target": 'a"\n'}, 0.5))
+        lines = (await here.get("/metrics"))[2].decode().splitlines()
+        assert 'gateway_target_up{target="a:1"} 1.0' in lines
+        assert 'gateway_target_up{target="b:1"} 0.0' in lines
+        assert 'gateway_target_lag_seconds{target="a\\"\\n"} 0.5' in lines
+
+
+@asyncio_test
 async def test_metrics_have_counters_and_no_names() -> None:
     async with site() as here:
         here.metrics.login("admitted", 0.02)

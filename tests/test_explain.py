@@ -59,7 +59,8 @@ SEEN = {TARGETS[0].address: routing.Seen("primary"), TARGETS[1].address: routing
 
 
 def order(grant: Grant) -> tuple[routing.Candidate, ...]:
-    return routing.order(grant.resource.targets, grant.terms.targets, SEEN, 0.0, 0)
+    wanted = routing.Wanted(grant.terms.targets)
+    return routing.order(grant.resource.targets, wanted, SEEN, 0.0, 0)
 
 
 def test_allowed() -> None:

@@ -27,6 +27,7 @@ from gateway.model import (
     Protocol,
     Resource,
     Role,
+    Secret,
     Selector,
     Snapshot,
     Target,
@@ -324,6 +325,21 @@ def test_a_session_that_comes_to_rest_upon_a_timed_binding_is_timed() -> None:
     assert renewed == evolve(grant, binding="office", timed=True)
     evening = NOW + timedelta(hours=8)
     assert isinstance(policy.renew(grant, snapshot(office), evening), Denied)
+
+
+def test_a_session_goes_on_with_the_targets_and_credentials_of_today() -> None:
+    grant = decided(ask(), READ)
+    assert isinstance(grant, Grant)
+    state = snapshot(READ)
+    account = evolve(grant.account, password=Secret(b"rotated"))
+    resource = evolve(
+        grant.resource,
+        targets=(Target(Address("new", 5432)),),
+        accounts={**grant.resource.accounts, account.name: account},
+    )
+    state = evolve(state, resources={**state.resources, resource.name: resource})
+    renewed = policy.renew(grant, state, NOW)
+    assert renewed == evolve(grant, resource=resource, account=account)
 
 
 # Laws

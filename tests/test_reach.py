@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ import pytest
 from gateway import reach
 from gateway.errors import Gone, Unreachable
 from gateway.model import Address
-from gateway.reach import FAILURES, connect, words
+from gateway.reach import FAILURES, connect, resolve, words
 from tests.leaks import nothing_left
 from tests.support import asyncio_test
 
@@ -105,6 +106,59 @@ async def test_what_is_no_host_name(host: str) -> None:
         with pytest.raises((Unreachable, *FAILURES)) as failed:
             await connect(Address(host, 1), 5)
         assert words(failed.value)
+
+
+def no_name(code: int) -> Any:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise socket.gaierror(code, "no")
+
+    return failing
+
+
+@asyncio_test
+async def test_a_resolver_that_fails_takes_no_target_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = Address("db", 5432)
+    monkeypatch.setattr(reach, "_last", {})
+    monkeypatch.setattr(socket, "getaddrinfo", no_name(socket.EAI_AGAIN))
+    with pytest.raises(OSError, match="no"):
+        await resolve(address)
+    monkeypatch.undo()
+    monkeypatch.setattr(reach, "_last", {})
+    resolves(monkeypatch, "127.0.0.2", "127.0.0.3")
+    places = await resolve(address)
+    assert [place[0] for _, place in places] == ["127.0.0.2", "127.0.0.3"]
+    monkeypatch.setattr(socket, "getaddrinfo", no_name(socket.EAI_AGAIN))
+    assert await resolve(address) == places
+    monkeypatch.setattr(socket, "getaddrinfo", no_name(socket.EAI_NONAME))
+    with pytest.raises(OSError, match="no"):
+        await resolve(address)
+    monkeypatch.setattr(reach, "KEPT", 0.0)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name(socket.EAI_AGAIN))
+    with pytest.raises(OSError, match="no"):
+        await resolve(address)
+
+
+@asyncio_test
+async def test_a_resolver_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    address, answer = Address("db", 5432), threading.Event()
+    monkeypatch.setattr(reach, "_last", {})
+    resolves(monkeypatch, "127.0.0.2")
+    places = await resolve(address)
+    monkeypatch.setattr(reach, "PROMPT", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer.wait() and [])
+    try:
+        assert await resolve(address) == places
+    finally:
+        answer.set()
+
+
+@asyncio_test
+async def test_names_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "_last", {})
+    monkeypatch.setattr(reach, "MOST_NAMES", 2)
+    for port in (1, 2, 1, 3):
+        await resolve(Address("127.0.0.1", port))
+    assert [address.port for address in reach._last] == [1, 3]
 
 
 @asyncio_test

@@ -102,7 +102,7 @@ def _of_resource(entry: Any) -> Iterator[tuple[At, str]]:
 
 
 def _of_ssh(entry: dict[str, Any]) -> Iterator[tuple[At, str]]:
-    for name in ("database", "tls", "authentication", "tag_application_name"):
+    for name in ("database", "tls", "authentication", "tag_application_name", "health"):
         if name in entry:
             yield (name,), "means nothing for ssh"
     for place, target in _mappings(entry.get("targets")):
@@ -131,6 +131,15 @@ def _of_postgresql(entry: dict[str, Any]) -> Iterator[tuple[At, str]]:
     for place, account in _mappings(entry.get("accounts")):
         for inside, message in _of_account(account, mode, "trust" in methods):
             yield ("accounts", place, *inside), message
+    yield from _of_health(entry)
+
+
+def _of_health(entry: dict[str, Any]) -> Iterator[tuple[At, str]]:
+    health = entry.get("health")
+    asked = health.get("account") if isinstance(health, dict) else None
+    known = [account.get("name") for _, account in _mappings(entry.get("accounts"))]
+    if isinstance(asked, str) and asked not in known:
+        yield ("health", "account"), f"there is no account {asked!r} here"
 
 
 def _of_account(account: dict[str, Any], mode: str, trust: bool) -> Iterator[tuple[At, str]]:

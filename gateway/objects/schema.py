@@ -20,6 +20,7 @@ MAX_KEY = 16_384  # characters of a public key line; RSA-16384 has 2,800, and a 
 Method = Literal["scram-sha-256", "certificate", "md5", "password", "trust"]
 SecretText = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, le=1000)]  # beyond that the others would have nothing
 
 
 def _public_key(line: str) -> str:
@@ -135,6 +136,14 @@ class TargetModel(Model):
     address: Annotated[AddressField, AfterValidator(_dialled)]
     host_key: PublicKey | None = None
     host_ca: PublicKey | None = None
+    weight: Weight | None = None
+    zone: Text | None = None
+    draining: bool | None = None
+
+
+class HealthModel(Model):
+    account: Name
+    database: Text | None = None
 
 
 class TlsModel(Model):
@@ -152,6 +161,7 @@ class ResourceModel(Model):
     tls: TlsModel = TlsModel()
     authentication: Annotated[list[Method], Field(min_length=1)] = ["scram-sha-256", "certificate"]
     tag_application_name: bool = True
+    health: HealthModel | None = None
 
 
 class UserModel(Model):

@@ -16,6 +16,7 @@ from gateway.model import (
     Address,
     Allow,
     Binding,
+    Monitoring,
     Protocol,
     Resource,
     Role,
@@ -66,11 +67,19 @@ def _resource(name: str, body: Body, vault: Vault) -> Resource:
         TargetTls(TlsMode(tls["mode"]), tls["ca"]["pem"].encode() if "ca" in tls else None),
         frozenset(body["authentication"]),
         body["tag_application_name"],
+        Monitoring(**body["health"]) if "health" in body else None,
     )
 
 
 def _target(body: Body) -> Target:
-    return Target(Address.parse(body["address"]), body.get("host_key"), body.get("host_ca"))
+    return Target(
+        Address.parse(body["address"]),
+        body.get("host_key"),
+        body.get("host_ca"),
+        body.get("weight", 1.0),
+        body.get("zone"),
+        body.get("draining", False),
+    )
 
 
 def _account(body: Body, vault: Vault) -> Account:

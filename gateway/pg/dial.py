@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
-from gateway import routing
 from gateway.certificates import check_name, client_context, tls_server_end_point
-from gateway.contracts import CancelKey
+from gateway.contracts import CancelKey, Purpose
 from gateway.errors import ProtocolViolation, Unreachable
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.identity.password import KeyCache
 from gateway.model import Address, Grant, TargetKind, TlsMode
 from gateway.pg import frames
@@ -28,6 +27,8 @@ from gateway.pg.target_login import TargetLogin, TargetRefused, WrongKind
 from gateway.reach import FAILURES, connect, words
 from gateway.wire import Wire
 
+TOO_MANY, WRONG_PASSWORD = "53300", "28P01"
+NOT_NOW = frozenset({"57P01", "57P02", "57P03"})  # stopping, crashed, starting or recovering
 CANCELLING = 5.0  # seconds for a cancel request to be delivered; it never gets an answer
 
 
@@ -55,16 +56,36 @@ class Upstream:
         self.release()
 
 
+@define(eq=False)
+class _Attempt:
+    """One target, tried for one session. ``login``: None before it could be begun."""
+
+    grant: Grant
+    target: Address
+    wanted: TargetKind
+    login: TargetLogin | None = None
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.grant.resource.name, self.target)
+
+    @property
+    def admitted(self) -> bool:
+        return self.login is not None and self.login.admitted
+
+
 class PostgresDialer:
     """:param timeout: seconds one target gets, from connecting to being logged in"""
 
     def __init__(
         self,
         sightings: Sightings,
+        accounts: RefusedAccounts,
         clock: Callable[[], float],
         timeout: float,
     ) -> None:
         self._sightings = sightings
+        self._accounts = accounts
         self._clock = clock
         self._timeout = timeout
         self._keys = KeyCache()
@@ -72,7 +93,7 @@ class PostgresDialer:
     async def dial(self, grant: Grant, parameters: frames.Parameters) -> Upstream:
         """Try the grant's targets in order until one takes the session.
 
-        *parameters* is the start-up message for the target.
+        *parameters* is the start-up message for the target. Those that are down are not tried.
 
         :raises Unreachable: none did; the detail tells what each one said
         """
@@ -81,63 +102,92 @@ class PostgresDialer:
         rounds = (TargetKind.STANDBY, TargetKind.ANY) if prefers else (wanted,)
         failures: dict[Address, str] = {}
         for kind in rounds:
-            for target in self._order(grant, kind, down=failures):
+            for target in self._order(grant, kind, failures):
+                attempt = _Attempt(grant, target, kind)
                 try:
                     async with asyncio.timeout(self._timeout):
-                        return await self._attempt(grant, target, kind, tuple(parameters))
+                        return await self._attempt(attempt, tuple(parameters))
                 except FAILURES as failed:
-                    if _is_down(failed):
-                        self._sightings.failed(target)
+                    self._blame(attempt, failed)
                     if not isinstance(failed, WrongKind) or kind is rounds[-1]:
                         failures[target] = words(failed)
         said = (f"{target}: {why}" for target, why in failures.items())
         raise Unreachable("; ".join(said) or "no target is a standby or a primary that fits")
 
     def _order(
-        self, grant: Grant, kind: TargetKind, down: Collection[Address]
+        self, grant: Grant, kind: TargetKind, failures: dict[Address, str]
     ) -> Iterator[Address]:
-        targets = [target for target in grant.resource.targets if target.address not in down]
-        seen = self._sightings.seen()
-        order = routing.order(targets, kind, seen, self._clock(), secrets.randbits(32))
-        return (candidate.target.address for candidate in order)
+        """Those that are to be tried; why others are not goes into *failures*."""
+        resource, lag = grant.resource, grant.terms.max_lag_seconds
+        order = self._sightings.order(resource, kind, lag, secrets.randbits(32))
+        sifted = self._accounts.sift(resource.name, grant.account, order, failures)
+        return (target.address for target in sifted)
 
-    async def _attempt(
-        self, grant: Grant, target: Address, wanted: TargetKind, parameters: frames.Parameters
-    ) -> Upstream:
-        began = self._clock()
-        wire = await connect(target, self._timeout)
-        try:
-            binding = await self._secure(wire, grant, target)
-            login = TargetLogin(wire, grant, binding, self._keys)
-            await login.run(parameters)
-            self._sightings.connected(target, self._clock() - began)
-            kind = await login.kind()
-            if kind is not None:
-                self._sightings.found(target, kind)
-            await login.judge(kind, wanted)
-        except BaseException:
-            wire.close()
-            raise
+    async def _attempt(self, attempt: _Attempt, parameters: frames.Parameters) -> Upstream:
+        target, began = attempt.target, self._clock()
         self._sightings.opened(target)
         release = partial(self._sightings.closed, target)
+        try:
+            wire = await connect(target, self._timeout)
+            try:
+                login = await self._log_in(attempt, wire, parameters)
+                self._sightings.connected(attempt.spot, self._clock() - began)
+                kind = await login.kind()
+                if kind is not None:
+                    self._sightings.found(attempt.spot, kind)
+                await login.judge(kind, attempt.wanted)
+            except BaseException:
+                wire.close()
+                raise
+        except BaseException:
+            release()
+            raise
         return Upstream(wire, target, login.key, login.parameters, login.rest(), release)
 
-    async def _secure(self, wire: Wire, grant: Grant, address: Address) -> bytes | None:
-        """Start TLS as the resource has it; returns the channel binding, None without TLS."""
-        resource = grant.resource
-        if resource.tls.mode is TlsMode.DISABLE:
-            return None
-        await wire.send(frames.ssl_request())
-        answer = await wire.receive()
-        if answer != b"S":  # more than one byte would be clear text behind the answer
-            raise ProtocolViolation("the target does not speak TLS")
-        context = client_context(resource.tls, grant.account)
-        await wire.start_tls(context, _server_name(address))
-        assert wire.tls is not None
-        if resource.tls.mode is TlsMode.VERIFY_FULL:
-            check_name(wire.tls, address.host)
-        certificate = wire.tls.get_peer_certificate(as_cryptography=True)
-        return tls_server_end_point(certificate) if certificate is not None else None
+    async def _log_in(
+        self, attempt: _Attempt, wire: Wire, parameters: frames.Parameters
+    ) -> TargetLogin:
+        grant = attempt.grant
+        binding = await secure(wire, grant, attempt.target)
+        attempt.login = login = TargetLogin(wire, grant, binding, self._keys)
+        await login.run(parameters)
+        self._accounts.worked(attempt.spot, grant.account)
+        return login
+
+    def _blame(self, attempt: _Attempt, failed: BaseException) -> None:
+        """What a failure says of the target, and what only of this session.
+
+        A person chooses settings of their own session, some of which make a log-in fail or
+        take long: once the target has let the account in, nothing takes it from the others.
+        """
+        spot, why = attempt.spot, words(failed)
+        if isinstance(failed, TargetRefused):
+            state = failed.said.sqlstate
+            if state in NOT_NOW:
+                self._sightings.failed(spot, why)
+            elif state == TOO_MANY:
+                self._sightings.strained(spot, why)
+            elif state == WRONG_PASSWORD:
+                self._accounts.refused(spot, attempt.grant.account, why)
+        elif isinstance(failed, WrongKind):
+            pass
+        elif attempt.admitted and isinstance(failed, TimeoutError):
+            self._sightings.slow(spot, self._timeout)
+        elif attempt.admitted or (attempt.login and isinstance(failed, ProtocolViolation)):
+            self._sightings.strained(spot, why)
+        else:
+            self._sightings.failed(spot, why)
+
+    async def admits(self, grant: Grant, target: Address, parameters: frames.Parameters) -> bool:
+        """Whether *target* takes sessions at this moment."""
+        attempt = _Attempt(grant, target, TargetKind.ANY)
+        try:
+            async with asyncio.timeout(self._timeout):
+                upstream = await self._attempt(attempt, tuple(parameters))
+        except FAILURES:
+            return False
+        upstream.abort()
+        return True
 
     async def cancel(self, grant: Grant, upstream: Upstream) -> None:
         """Ask the target to cancel what *upstream* runs; returns when it has been heard.
@@ -150,11 +200,29 @@ class PostgresDialer:
             async with asyncio.timeout(CANCELLING):
                 wire = await connect(upstream.target, CANCELLING)
                 try:
-                    await self._secure(wire, grant, upstream.target)
+                    await secure(wire, grant, upstream.target)
                     await wire.send(frames.cancel_request(upstream.key))
                     await wire.receive()
                 finally:
                     wire.close()
+
+
+async def secure(wire: Wire, purpose: Purpose, address: Address) -> bytes | None:
+    """Start TLS as the resource has it; returns the channel binding, None without TLS."""
+    resource = purpose.resource
+    if resource.tls.mode is TlsMode.DISABLE:
+        return None
+    await wire.send(frames.ssl_request())
+    answer = await wire.receive()
+    if answer != b"S":  # more than one byte would be clear text behind the answer
+        raise ProtocolViolation("the target does not speak TLS")
+    context = client_context(resource.tls, purpose.account)
+    await wire.start_tls(context, _server_name(address))
+    assert wire.tls is not None
+    if resource.tls.mode is TlsMode.VERIFY_FULL:
+        check_name(wire.tls, address.host)
+    certificate = wire.tls.get_peer_certificate(as_cryptography=True)
+    return tls_server_end_point(certificate) if certificate is not None else None
 
 
 def _server_name(address: Address) -> str | None:
@@ -164,10 +232,3 @@ def _server_name(address: Address) -> str | None:
     except ValueError:
         return address.host
     return None
-
-
-def _is_down(failed: BaseException) -> bool:
-    """True unless the target works, and only would not have this session."""
-    if isinstance(failed, TargetRefused):
-        return failed.said.sqlstate.startswith("57P")  # starting, stopping, recovering
-    return not isinstance(failed, WrongKind)

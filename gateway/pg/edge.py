@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from attrs import frozen
 
@@ -15,10 +14,12 @@ from gateway.errors import ProtocolViolation, Refused, TlsRequired
 from gateway.model import Ask, End, Grant, ScramVerifier
 from gateway.pg import frames, words
 from gateway.pg.cancel import CancelKeys
-from gateway.pg.dial import PostgresDialer, Upstream
+from gateway.pg.channel import channel
+from gateway.pg.dial import Upstream
 from gateway.pg.frames import Authentication, FrameReader
 from gateway.pg.login import parse_login, target_parameters
-from gateway.pg.pump import Pump, channel
+from gateway.pg.pump import Pump
+from gateway.pg.rehome import Home, Movers
 from gateway.pg.scram import ScramServer, mechanisms
 from gateway.pg.splice import Sides, Splice
 from gateway.pg.startup import (
@@ -29,6 +30,7 @@ from gateway.pg.startup import (
     StartupMessage,
     State,
 )
+from gateway.pg.state import SessionState
 from gateway.wire import Wire
 
 TLS_HELLO = bytes((TLS_HANDSHAKE,))
@@ -39,7 +41,7 @@ class PostgresDoor:
     """What every PostgreSQL connection shares."""
 
     certificates: Certificates
-    dialer: PostgresDialer
+    movers: Movers
     pump: Pump
     cancels: CancelKeys
     tls_required: bool
@@ -152,23 +154,27 @@ class PostgresEdge:
 
     async def dial(self, grant: Grant, session_id: str) -> Upstream:
         self._session_id = session_id
-        parameters = target_parameters(self._parameters, grant, session_id)
-        return await self._door.dialer.dial(grant, parameters)
+        return await self._door.movers.dialer.dial(grant, self._for_target(grant))
+
+    def _for_target(self, grant: Grant) -> tuple[tuple[str, str], ...]:
+        return target_parameters(self._parameters, grant, self._session_id)
 
     def splice(
         self, upstream: Upstream, grant: Grant, log: SessionLog, done: Callable[[End], None]
     ) -> Splice:
         """Tell the client that it is logged in, and carry its session from here on."""
         cancels = self._door.cancels
-        cancel = partial(self._door.dialer.cancel, grant, upstream)
+        home = Home(self._door.movers, grant, upstream, self._for_target)
+        pinned = "replication" if grant.ask.replication else ""
+        state = SessionState(upstream.parameters, pinned)
         key: CancelKey | None = None
 
         def over(end: End) -> None:
             cancels.forget(key)
-            upstream.release()
+            home.leave()
             done(end)
 
-        splice = Splice(self._session_id, log, grant.terms, cancel, over)
+        splice = Splice(self._session_id, log, grant.terms, home.cancel, over, home, state)
         if upstream.key is not None:
             key = cancels.mint(upstream.key.process_id, self._minor, splice.cancelled)
         splice.begin(self._door.pump, self._sides(upstream), self._greeting(upstream, key))

@@ -68,6 +68,10 @@ def ssl_request() -> bytes:
     return _sized(struct.pack("!i", SSL_CODE))
 
 
+def gssenc_request() -> bytes:
+    return _sized(struct.pack("!i", GSSENC_CODE))
+
+
 def cancel_request(key: CancelKey) -> bytes:
     return _sized(struct.pack("!iI", CANCEL_CODE, key.process_id) + key.secret)
 
@@ -90,6 +94,10 @@ def sasl_response(data: bytes) -> bytes:
 
 def query(sql: str) -> bytes:
     return message(Kind.QUERY, _cstring(sql))
+
+
+def terminate() -> bytes:
+    return message(Kind.TERMINATE)
 
 
 # -- what a server says --------------------------------------------------------------------

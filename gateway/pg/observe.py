@@ -3,247 +3,21 @@
 Sans-IO. A scanner walks the five-byte headers of one direction, however the stream is
 split, and hands whole frames to the transcript; bodies of rows and COPY data stream past
 and are only counted. It is called before the bytes are forwarded, so whatever it hands
-over has been recorded by the time the other side can act on it.
-
-This is the hot path: one call a wake-up, one record a call where the chunk is a run of
-whole frames, no copies of what is not recorded.
+over has been recorded by the time the other side can act on it. What the frames say of the
+session's state is told to a :class:`~gateway.pg.state.SessionState` on the way.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from struct import Struct
 
-from gateway.errors import GatewayError, ProtocolViolation
-from gateway.record.format import CLIENT, COPIED, COPIED_FACTS, CUT, CUT_FACTS, ROWS, TARGET
+from gateway.pg.scan import Add, Capture, Scanner, frame_length, table, violation
+from gateway.pg.state import HARMLESS, SessionState
+from gateway.record.format import CLIENT, COPIED, COPIED_FACTS, ROWS, TARGET
 
-Add = Callable[[int, bytes], None]
-
-MAX_FRAME = (
-    0x3FFFFFFF + 4
-)  # PostgreSQL's own limit: PQ_LARGE_MESSAGE_LIMIT, 1 GB - 1, plus the length
-CAPTURE = 1 << 20  # 1 MiB of a statement tells what it does; the rest is its length and hash
-
-# What becomes of a frame, by its type byte.
-UNKNOWN, SKIP, STREAM, KEEP, MARK = range(5)
-
-_length = Struct(">I").unpack_from
 _rows = Struct(">Q").pack
 _copied = COPIED_FACTS.pack
-_cut = CUT_FACTS.pack
-
-
-def _table(skip: bytes = b"", stream: bytes = b"", keep: bytes = b"", mark: bytes = b"") -> bytes:
-    table = bytearray(256)
-    for action, types in ((SKIP, skip), (STREAM, stream), (KEEP, keep), (MARK, mark)):
-        for kind in types:
-            table[kind] = action
-    return bytes(table)
-
-
-class Scanner:
-    """One direction of a session. Subclasses say which frames matter.
-
-    :ivar streamed: frames of the streamed kinds since the last one of another kind
-    """
-
-    RECORD: int
-    DIRECTION: int
-    TABLE: bytes
-
-    def __init__(self, add: Add) -> None:
-        self._add = add
-        self._head = b""  # a header of which fewer than five bytes have come
-        self._need = 0  # bytes of the present frame still to come
-        self._capture: _Capture | None = None
-        self._counts = False  # the present frame is a streamed one
-        self.streamed = 0
-        self.streamed_bytes = 0
-
-    @property
-    def at_boundary(self) -> bool:
-        """Between two frames: only here may a frame of our own be put in."""
-        return not self._need and not self._head
-
-    def to_boundary(self, data: bytes) -> int | None:
-        """Bytes of *data* up to the end of the frame under way; None: it ends beyond them."""
-        need = self._need
-        if self._head:
-            header = (self._head + data[:5])[:5]
-            if len(header) < 5:
-                return None
-            need = _length(header, 1)[0] + 1 - len(self._head)
-        return need if 0 <= need <= len(data) else None
-
-    def scan(self, data: bytes) -> None:
-        """Look at the next bytes of the stream. What raises is not to be forwarded, and the
-        boundary stays where it was before *data*.
-
-        :raises ProtocolViolation: a frame of no known type, or of an impossible length
-        :raises NotRecorded: the transcript does not take it
-        """
-        need, head = self._need, self._head
-        try:
-            self._walk(data)
-        except GatewayError:
-            self._need, self._head = need, head
-            raise
-
-    def _walk(self, data: bytes) -> None:
-        pos = self._finish(data) if self._need or self._head else 0
-        table = self.TABLE
-        end = len(data)
-        begin = pos  # where the present run of frames to record begins
-        while end - pos >= 5:
-            kind = data[pos]
-            size = _length(data, pos + 1)[0] + 1
-            action = table[kind]
-            if not 5 <= size <= MAX_FRAME or not action:
-                raise _violation(kind, size - 1)
-            after = pos + size
-            if action >= KEEP:
-                if after > end:
-                    break
-                if action == MARK and self._mark(data, begin, pos, kind):
-                    begin = pos
-                pos = after
-                continue
-            if begin < pos:
-                self._record(data, begin, pos)
-            pos = self._stream(data, pos, end, kind) if action == STREAM else after
-            begin = pos
-        if begin < pos <= end:
-            self._record(data, begin, pos)
-        if pos < end:
-            self._begin(data, pos)
-        elif pos > end:
-            self._need = pos - end
-            self._counts = action == STREAM
-
-    def _record(self, data: bytes, begin: int, end: int) -> None:
-        self._add(self.RECORD, data[begin:end])  # the whole of it is not copied by CPython
-
-    def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
-        """A frame that means something for the counters.
-
-        :return: True if the run up to *pos* was recorded, because a record had to go between
-        """
-        raise NotImplementedError
-
-    def _between(self, data: bytes, begin: int, pos: int, kind: int, payload: bytes) -> bool:
-        """Put a record of *kind* between the run that ends at *pos* and what follows."""
-        if begin < pos:
-            self._record(data, begin, pos)
-        self._add(kind, payload)
-        return True
-
-    def _stream(self, data: bytes, pos: int, end: int, kind: int) -> int:
-        """Pass over a run of frames of one streamed kind; returns where it ends.
-
-        The last one may end beyond *end*.
-        """
-        start = pos
-        count = 0
-        tries = 4  # a run of unequal rows is not asked again and again whether it is equal
-        while end - pos >= 5 and data[pos] == kind:
-            size = _length(data, pos + 1)[0] + 1
-            if not 5 <= size <= MAX_FRAME:
-                raise _violation(kind, size - 1)
-            pos += size
-            count += 1
-            if tries and data[pos : pos + 5] == data[pos - size : pos - size + 5]:
-                equal = _equal_run(data, pos, end, size)
-                tries = tries - 1 if equal < 16 else 4
-                pos += equal * size
-                count += equal
-        self.streamed += count
-        self.streamed_bytes += min(pos, end) - start - 5 * count
-        return pos
-
-    def _begin(self, data: bytes, pos: int) -> None:
-        """*data* ends inside the frame at *pos* (streamed frames never come here)."""
-        if len(data) - pos < 5:
-            self._head = data[pos:]
-            return
-        self._open(data[pos : pos + 5])
-        self._take(data[pos + 5 :])
-
-    def _open(self, header: bytes) -> None:
-        kind = header[0]
-        size = _length(header, 1)[0] + 1
-        action = self.TABLE[kind]
-        if not 5 <= size <= MAX_FRAME or not action:
-            raise _violation(kind, size - 1)
-        self._need = size - 5
-        self._counts = action == STREAM
-        if action == STREAM:
-            self.streamed += 1
-        elif action != SKIP:
-            if action == MARK:
-                self._mark(header, 0, 0, kind)
-            self._capture = _Capture(header)
-
-    def _take(self, body: bytes) -> None:
-        """The next part of the frame under way; closes it when it is whole."""
-        self._need -= len(body)
-        if self._capture is None:
-            if self._counts:
-                self.streamed_bytes += len(body)
-            return
-        self._capture.take(body)
-        if not self._need:
-            self._close()
-
-    def _close(self) -> None:
-        capture, self._capture = self._capture, None
-        if capture is not None:
-            self._add(*capture.record(self.RECORD, self.DIRECTION))
-            self._closed(capture)
-
-    def _closed(self, capture: _Capture) -> None:
-        """A frame that came in parts is whole."""
-
-    def _finish(self, data: bytes) -> int:
-        """Go on with the frame under way; returns where the next one begins."""
-        pos = 0
-        if self._head:
-            pos = 5 - len(self._head)
-            header = self._head + data[:pos]
-            if len(header) < 5:
-                self._head = header
-                return len(data)
-            self._head = b""
-            self._open(header)
-            if not self._need:
-                self._close()
-                return pos
-        body = data[pos : pos + self._need]
-        self._take(body)
-        return pos + len(body)
-
-
-class _Capture:
-    """A frame that comes in parts: kept whole up to the cap, then its head, length and hash."""
-
-    def __init__(self, header: bytes) -> None:
-        self.kind = header[0]
-        self._header = header
-        self._size = _length(header, 1)[0] - 4
-        self.body = bytearray()
-        self._hash = hashlib.sha256() if self._size > CAPTURE else None
-
-    def take(self, part: bytes) -> None:
-        if self._hash is not None:
-            self._hash.update(part)
-            part = part[: CAPTURE - len(self.body)]
-        self.body += part
-
-    def record(self, kind: int, direction: int) -> tuple[int, bytes]:
-        if self._hash is None:
-            return kind, self._header + bytes(self.body)
-        head = _cut(direction, self.kind, self._size, self._hash.digest())
-        return CUT, head + bytes(self.body)
 
 
 class ClientScanner(Scanner):
@@ -251,17 +25,18 @@ class ClientScanner(Scanner):
 
     :ivar statements: how many Query, Execute and FunctionCall messages
     :ivar asked: how many messages that each call for one ReadyForQuery
-    :ivar unsynced: an Execute has no Sync behind it yet
+    :ivar unsynced: a message that is answered has no Sync behind it yet
     :ivar copying: the target takes COPY data, and it is the client's turn
     :ivar terminated: the client has said goodbye
     """
 
     RECORD = CLIENT
     DIRECTION = 0
-    TABLE = _table(stream=b"d", keep=b"PBDCH", mark=b"QEFSXcf")
+    TABLE = table(stream=b"d", keep=b"H", mark=b"PBDCQEFSXcf")
 
-    def __init__(self, add: Add) -> None:
+    def __init__(self, add: Add, state: SessionState | None = None) -> None:
         super().__init__(add)
+        self._state = state or SessionState()
         self.statements = 0
         self.asked = 0
         self.unsynced = False
@@ -277,6 +52,13 @@ class ClientScanner(Scanner):
         self._syncs = 0
 
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
+        if len(data) - pos > 5:  # else it has no body, or its body comes later: see _closed
+            look = _LOOKS.get(kind)
+            if look is not None:
+                look(self._state, data[pos : pos + 1 + frame_length(data, pos + 1)[0]], self.asked)
+        if kind in b"PBDC":
+            self.unsynced = True
+            return False
         if kind == 0x63 or kind == 0x66:  # CopyDone, CopyFail
             self.copying = False
             return self._between(data, begin, pos, COPIED, self._copied())
@@ -294,10 +76,28 @@ class ClientScanner(Scanner):
             self.asked += 1
         return False
 
+    def _closed(self, capture: Capture) -> None:
+        look = _LOOKS.get(capture.kind)
+        if look is None:
+            return
+        if capture.cut:
+            self._state.give_up("a statement longer than what is recorded of it")
+        else:
+            look(self._state, capture.frame, self.asked - (capture.kind == 0x51))
+
     def _copied(self) -> bytes:
         copied = _copied(0, self.streamed, self.streamed_bytes)
         self.streamed = self.streamed_bytes = 0
         return copied
+
+
+_LOOKS: dict[int, Callable[[SessionState, bytes, int], None]] = {
+    ord("P"): SessionState.parsing,
+    ord("Q"): SessionState.queried,
+    ord("B"): SessionState.binding,
+    ord("E"): SessionState.executing,
+    ord("C"): SessionState.closing,
+}
 
 
 class TargetScanner(Scanner):
@@ -310,22 +110,36 @@ class TargetScanner(Scanner):
 
     RECORD = TARGET
     DIRECTION = 1
-    TABLE = _table(skip=b"ANSTRKn", stream=b"Dd", keep=b"123IHWVt", mark=b"CEsZcG")
+    TABLE = table(skip=b"ANTRKn", stream=b"Dd", keep=b"2IHWVt", mark=b"CEsZcG13S")
 
-    def __init__(self, add: Add, copy_began: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        add: Add,
+        copy_began: Callable[[], None] = lambda: None,
+        state: SessionState | None = None,
+    ) -> None:
         super().__init__(add)
         self._copy_began = copy_began
+        self._state = state or SessionState()
         self.status = 0x49
         self.ready = 0
 
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
         if kind == 0x5A:  # ReadyForQuery
-            length = _length(data, pos + 1)[0]
+            length = frame_length(data, pos + 1)[0]
             if length != 5:
-                raise _violation(kind, length)
+                raise violation(kind, length)
             self.ready += 1
             if pos + 5 < len(data):
                 self.status = data[pos + 5]
+                self._state.ready(self.status, self.ready)
+            return False
+        if kind == 0x31 or kind == 0x33:  # ParseComplete, CloseComplete
+            self._state.answered(self.ready, parsed=kind == 0x31)
+            return False
+        if kind == 0x53:  # ParameterStatus
+            if pos + 5 < len(data):
+                self._state.reports(data[pos + 5 : pos + 1 + frame_length(data, pos + 1)[0]])
             return False
         if kind == 0x47:  # CopyInResponse
             self._copy_began()
@@ -334,35 +148,24 @@ class TargetScanner(Scanner):
         length, self.streamed_bytes = self.streamed_bytes, 0
         if kind == 0x63:  # CopyDone
             return self._between(data, begin, pos, COPIED, _copied(1, streamed, length))
+        if kind == 0x43:  # CommandComplete
+            if data[pos + 5 : pos + 8] not in HARMLESS or self._state.expected:
+                self._tagged(data[pos + 5 : pos + 1 + frame_length(data, pos + 1)[0]])
+        elif kind == 0x45:  # ErrorResponse
+            self._state.failed()
         if streamed and kind != 0x43:  # PortalSuspended or ErrorResponse: no tag tells the rows
             return self._between(data, begin, pos, ROWS, _rows(streamed))
         return False
 
-    def _closed(self, capture: _Capture) -> None:
+    def _tagged(self, body: bytes) -> None:
+        if body:  # else it is still to come
+            self._state.tagged(body.partition(b"\0")[0], self.ready)
+
+    def _closed(self, capture: Capture) -> None:
         if capture.kind == 0x5A:
             self.status = capture.body[0]
-
-
-def _equal_run(data: bytes, pos: int, end: int, size: int) -> int:
-    """How many frames from *pos* on surely have the same header, *size* bytes apart.
-
-    Exact, not a guess: a frame whose header equals its predecessor's is as long, so the
-    next header stands *size* further on. Compares the five header bytes as columns, which
-    costs a nanosecond a row where a walk costs a hundred.
-    """
-    header = data[pos : pos + 5]
-    room = (end - pos) // size
-    count, step = 0, 16
-    while count < room:
-        step = min(step, room - count)
-        start = pos + count * size
-        stop = start + step * size
-        if any(data[start + i : stop : size] != header[i : i + 1] * step for i in range(5)):
-            break
-        count += step
-        step *= 4
-    return count
-
-
-def _violation(kind: int, length: int) -> ProtocolViolation:
-    return ProtocolViolation(f"invalid message: type {kind:#04x}, length {length}")
+            self._state.ready(self.status, self.ready)
+        elif capture.kind == 0x43:
+            self._tagged(bytes(capture.body))
+        elif capture.kind == 0x53:
+            self._state.reports(bytes(capture.body))

@@ -14,118 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field
-from OpenSSL import SSL
 
-CHUNK = 65536  # bytes a receive: a pipe's worth, and below malloc's threshold for mmap
+from gateway.pg.channel import Channel
+
 BUDGET = 64  # rounds a wake-up before other work of the loop has its turn
-
-
-class Channel(Protocol):
-    """One socket as the pump sees it. Both raise OSError when the connection is broken."""
-
-    def fileno(self) -> int: ...
-
-    def receive(self) -> bytes | None:
-        """What has come; b"" at the end of the stream, None if nothing has."""
-        ...
-
-    def transmit(self, data: bytes) -> int:
-        """Send what the kernel takes now; returns how much that was."""
-        ...
-
-    def pending(self) -> bool:
-        """True if :meth:`receive` has data of which the socket does not know."""
-        ...
-
-    def half_close(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class PlainChannel:
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._recv = sock.recv
-        self._send = sock.send
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def receive(self) -> bytes | None:
-        try:
-            return self._recv(CHUNK)
-        except BlockingIOError:
-            return None
-
-    def transmit(self, data: bytes) -> int:
-        try:
-            return self._send(data)
-        except BlockingIOError:
-            return 0
-
-    def pending(self) -> bool:
-        return False
-
-    def half_close(self) -> None:
-        self._sock.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class TlsChannel:
-    """The same over pyOpenSSL, which reads and writes the socket itself."""
-
-    def __init__(self, sock: socket.socket, tls: SSL.Connection) -> None:
-        self._sock = sock
-        self._tls = tls
-        self._recv = tls.recv
-        self._send = tls.send
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
-    def receive(self) -> bytes | None:
-        try:
-            return self._recv(16384)  # one TLS record is never longer
-        except SSL.WantReadError:
-            return None
-        except (SSL.ZeroReturnError, SSL.SysCallError):
-            return b""  # many clients close the socket without close_notify
-        except SSL.Error as broken:
-            raise ConnectionAbortedError("TLS failed") from broken
-
-    def transmit(self, data: bytes) -> int:
-        try:
-            return self._send(data)
-        except SSL.WantWriteError:
-            return 0
-        except (SSL.Error, SSL.WantReadError) as broken:
-            raise ConnectionAbortedError("TLS failed") from broken
-
-    def pending(self) -> bool:
-        return self._tls.pending() > 0
-
-    def half_close(self) -> None:
-        try:
-            self._tls.shutdown()
-        except SSL.Error as broken:
-            raise ConnectionAbortedError("TLS failed") from broken
-        self._sock.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-def channel(sock: socket.socket, tls: SSL.Connection | None) -> Channel:
-    return PlainChannel(sock) if tls is None else TlsChannel(sock, tls)
 
 
 class Owner(Protocol):
@@ -146,6 +44,11 @@ class Owner(Protocol):
         """What came was refused; the joint goes on until it is closed."""
         ...
 
+    def lost(self, *, reset: bool) -> bool:
+        """The target has gone, or broken off if *reset*. True: the joint is kept, without
+        it, until :meth:`Joint.swap`; False: this is the end."""
+        ...
+
     def ended(self, flow: Flow) -> None:
         """*flow*'s source has closed its side."""
         ...
@@ -164,6 +67,7 @@ class Flow:
     inspect: Callable[[bytes], bytes]
     rest: bytes = b""
     held: bool = False  # inspected, and not yet free to go
+    paused: bool = False  # nothing is read or sent, for now
     ended: bool = False  # nothing more is read from the source
     closed: bool = False  # and the sink was told
     carried: int = 0
@@ -171,7 +75,7 @@ class Flow:
 
     @property
     def stalled(self) -> bool:
-        return self.held or bool(self.rest)
+        return self.held or self.paused or bool(self.rest)
 
 
 @define(eq=False, slots=True)
@@ -205,6 +109,21 @@ class Joint:
         self.back.ended = self.back.ended or last
         self.pump.flush(self, self.back)
 
+    def pause(self) -> None:
+        """Leave what the client sends where it is."""
+        self.forth.paused = True
+        self.pump.watch(self.forth.source)
+
+    def resume(self) -> None:
+        self.forth.paused = False
+        self.pump.flush(self, self.forth)
+
+    def swap(self, target: Channel) -> None:
+        """Go on with another target; nothing may be on its way to the old one."""
+        self.pump.unhook(self)
+        self.forth.sink = self.back.source = target
+        self.pump.hook(self)
+
     def close(self) -> None:
         self.pump.leave(self, None)
 
@@ -237,13 +156,33 @@ class Pump:
         forth = Flow(client, target, owner.from_client)
         back = Flow(target, client, owner.from_target)
         joint = Joint(forth, back, owner, self)
-        self._joints[client.fileno()] = (joint, forth, back)
-        self._joints[target.fileno()] = (joint, back, forth)
-        for channel in (client, target):
-            self.watch(channel)
-            if channel.pending():
-                self._soon(channel.fileno())
+        self._hook(joint, forth, back)
+        self.hook(joint)
         return joint
+
+    def hook(self, joint: Joint) -> None:
+        """Begin with the target that *joint* has now."""
+        self._hook(joint, joint.back, joint.forth)
+
+    def _hook(self, joint: Joint, inflow: Flow, outflow: Flow) -> None:
+        channel = inflow.source
+        self._joints[channel.fileno()] = (joint, inflow, outflow)
+        self.watch(channel)
+        if channel.pending():
+            self._soon(channel.fileno())
+
+    def unhook(self, joint: Joint) -> None:
+        """Close the target's channel, if it is not closed yet."""
+        self._drop(joint.back.source)
+
+    def _drop(self, channel: Channel) -> None:
+        fd = channel.fileno()
+        if fd < 0:
+            return
+        if self._masks.pop(fd, 0):
+            self._epoll.unregister(fd)
+        del self._joints[fd]
+        channel.close()
 
     def watch(self, channel: Channel) -> None:
         """Ask epoll for just what *channel* is waited for.
@@ -252,6 +191,8 @@ class Pump:
         hang-up whether asked or not, and would wake us without end.
         """
         fd = channel.fileno()
+        if fd < 0:
+            return  # a target that is lost
         _, inflow, outflow = self._joints[fd]
         mask = 0
         if not inflow.ended and not inflow.stalled:
@@ -271,7 +212,7 @@ class Pump:
 
     def flush(self, joint: Joint, flow: Flow) -> None:
         """Send what waits; when it is gone, go on reading or pass the end on."""
-        if flow.held:
+        if flow.held or flow.paused:
             return
         try:
             if flow.rest:
@@ -280,7 +221,7 @@ class Pump:
                 flow.closed = True
                 flow.sink.half_close()
         except OSError:
-            self.leave(joint, flow.sink)
+            self._broken(joint, flow.sink)
             return
         if joint.forth.closed and joint.back.closed:
             self.leave(joint, None)
@@ -296,12 +237,19 @@ class Pump:
             return
         joint.dead = True
         for flow in (joint.forth, joint.back):
-            fd = flow.source.fileno()
-            if self._masks.pop(fd, 0):
-                self._epoll.unregister(fd)
-            del self._joints[fd]
-            flow.source.close()
+            self._drop(flow.source)
         joint.owner.over(broken)
+
+    def _broken(self, joint: Joint, channel: Channel) -> None:
+        if channel is joint.forth.source or not self._lost(joint, reset=True):
+            self.leave(joint, channel)
+
+    def _lost(self, joint: Joint, *, reset: bool) -> bool:
+        """True if the joint goes on, without its target."""
+        if joint.dead or not joint.owner.lost(reset=reset):
+            return False
+        self.unhook(joint)
+        return True
 
     def _soon(self, fd: int) -> None:
         if not self._again:
@@ -339,18 +287,20 @@ class Pump:
             self.flush(joint, outflow)
             if joint.dead:
                 return
-        if mask & ~select.EPOLLOUT and not inflow.ended and not inflow.held and not inflow.rest:
+        if mask & ~select.EPOLLOUT and not inflow.ended and not inflow.stalled:
             self._read(joint, inflow)
 
     def _read(self, joint: Joint, flow: Flow) -> None:
         try:
             data = flow.source.receive()
         except OSError:
-            self.leave(joint, flow.source)
+            self._broken(joint, flow.source)
             return
         if data:
             self.carry(joint, flow, data)
-        elif data is not None:
+        elif data is not None and not (flow is joint.back and self._lost(joint, reset=False)):
+            if joint.dead:
+                return
             flow.ended = True
             joint.owner.ended(flow)
             if not joint.dead:
@@ -376,7 +326,7 @@ class Pump:
         try:
             sent = flow.sink.transmit(data)
         except OSError:
-            self.leave(joint, flow.sink)
+            self._broken(joint, flow.sink)
             return
         if sent < len(data):
             flow.rest = data[sent:]

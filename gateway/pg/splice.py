@@ -1,28 +1,37 @@
 """One PostgreSQL session, from the moment both sides are logged in to its end.
 
 Ties the scanners to the transcript and to the joint in the pump, keeps the time limits,
-and ends the session in the protocol's own words.
+takes the session to another target when its own is lost, and ends it in the protocol's own
+words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from attrs import frozen
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.contracts import SessionLog
-from gateway.errors import GatewayError, NotRecorded
+from gateway.errors import GatewayError, NotAllowed, NotRecorded
 from gateway.model import End, EndReason, Terms
-from gateway.pg import words
+from gateway.pg import bodies, frames, words
+from gateway.pg.channel import Channel, channel
 from gateway.pg.observe import ClientScanner, TargetScanner
-from gateway.pg.pump import Channel, Flow, Joint, Pump
+from gateway.pg.pump import Flow, Joint, Pump
+from gateway.pg.rehome import Home, Stranded
+from gateway.pg.restore import Arrival, news
+from gateway.pg.state import SessionState
 from gateway.record.format import NOTE
 
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
+LAST_WORDS = b"EN"  # ErrorResponse, and the NoticeResponse of a server that crashes
+GOING = frozenset({"57P01", "57P02"})  # admin_shutdown, crash_shutdown
 
 log = Logger()
 
@@ -38,7 +47,10 @@ class Sides:
 
 
 class Splice:
-    """A running session: a :class:`gateway.contracts.Running`, and its joint's owner."""
+    """A running session: a :class:`gateway.contracts.Running`, and its joint's owner.
+
+    :param home: its target, and the way to another; None: it lives and dies where it is
+    """
 
     def __init__(
         self,
@@ -47,6 +59,8 @@ class Splice:
         terms: Terms,
         cancel: Callable[[], Awaitable[None]],
         done: Callable[[End], None],
+        home: Home | None = None,
+        state: SessionState | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._session_id = session_id
@@ -54,9 +68,15 @@ class Splice:
         self._terms = terms
         self._cancel = cancel
         self._done = done
-        self._client = ClientScanner(log.add)
-        self._target = TargetScanner(log.add, self._client.copy_began)
+        self._home = home
+        self._state = state or SessionState()
+        self._client = ClientScanner(log.add, self._state)
+        self._target = TargetScanner(log.add, self._client.copy_began, self._state)
         self._end: End | None = None
+        self._lost: End | None = None  # the target is, and this is the end if there is no other
+        self._moving: asyncio.Future[None] | None = None
+        self._wish = ""  # why it is to leave its target when it can
+        self._last_words = b""  # of the target, not told to the client yet
         self._gone: Channel | None = None  # the side that closed first
         self._parting: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Future[None] | None = None
@@ -73,8 +93,12 @@ class Splice:
     @property
     def idle(self) -> bool:
         """Outside a transaction, and every question has been answered."""
+        return self._target.status == IDLE and self._quiet
+
+    @property
+    def _quiet(self) -> bool:
         client, target = self._client, self._target
-        return target.status == IDLE and client.asked == target.ready and not client.unsynced
+        return client.asked == target.ready and not client.unsynced
 
     @property
     def _waits(self) -> bool:
@@ -102,11 +126,20 @@ class Splice:
         if self._end is not None or self._joint.dead:
             return
         self._end = end
+        self._stay()
         self._part()
         self._stop()
         self._joint.forth.rest = b""  # no statement starts any more
         if self._target.at_boundary:
             self._joint.tell(words.ended(end, self._session_id), last=True)
+
+    def leave(self, why: str) -> None:
+        """Go to another target as soon as nothing runs; stay where none takes the session."""
+        if self._home is None or self._moving is not None or self._end is not None:
+            return
+        self._wish = why
+        if not self._fixed():
+            self._move()
 
     async def cancelled(self) -> None:
         """The client asks, on another connection, to cancel what runs here."""
@@ -125,15 +158,35 @@ class Splice:
     def from_target(self, data: bytes) -> bytes:
         if self._end is not None:
             return self._last_frame(data)
+        if data[0] in LAST_WORDS and self._says_goodbye(data):
+            return b""
+        if self._last_words:
+            data, self._last_words = self._last_words + data, b""
         try:
             self._target.scan(data)
         except GatewayError as error:
             self.refused(error)
             return b"" if self._joint.back.ended else self._last_frame(data)
+        if self._wish and self._moving is None and not self._fixed():
+            self._move()
         return data
 
     def refused(self, error: Exception) -> None:
         self.end(_blame(error))
+
+    def lost(self, *, reset: bool) -> bool:
+        """The target has gone: to another one with an idle session, else the client is told."""
+        if self._end is not None or self._client.terminated or self._joint.forth.ended:
+            return False
+        self._lost = End(EndReason.TARGET, "reset" if reset else "")
+        if self._moving is None:
+            fixed = self._fixed()
+            if fixed:
+                self._strand(fixed)
+            else:
+                self._wish = self._goodbye() or ("reset" if reset else "closed the connection")
+                self._move()
+        return True
 
     def ended(self, flow: Flow) -> None:
         """One side has gone. A target never half-closes, and a client that said goodbye
@@ -143,11 +196,140 @@ class Splice:
             self._part()
 
     def over(self, broken: Channel | None) -> None:
+        self._stay()
         if self._parting is not None:
             self._parting.cancel()
         if self._end is not None:
             self._stop()  # a statement that was on its way may have begun meanwhile
-        self._done(self._end or self._verdict(broken))
+        self._done(self._end or self._lost or self._verdict(broken))
+
+    # -- to another target
+
+    def standing(self) -> tuple[str | None, str]:
+        """Where it is, and why it could not be taken elsewhere; "" if it could."""
+        if self._home is None:
+            return None, ""
+        return self._home.address, self._state.pinned
+
+    def _fixed(self) -> str:
+        """Why the session cannot be taken elsewhere now; "" if it can."""
+        if not self._quiet or not self._client.at_boundary:
+            return "a statement was in flight"
+        if self._target.status != IDLE:
+            return "in a transaction"
+        if not self._target.at_boundary:
+            return "the target was in the middle of a message"
+        if self._home is None:
+            return "sessions stay at their target"
+        return self._state.pinned
+
+    def _says_goodbye(self, data: bytes) -> bool:
+        """The target shuts down or has crashed: whoever is taken elsewhere need not know."""
+        if not self._target.at_boundary:
+            return False
+        messages = list(bodies.frames(data))
+        if sum(5 + len(body) for _, body in messages) != len(data):
+            return False
+        if any(kind not in LAST_WORDS or not _going(body) for kind, body in messages):
+            return False
+        self._last_words += data
+        return True
+
+    def _goodbye(self) -> str:
+        said = (bodies.error(body)[1] for _, body in bodies.frames(self._last_words))
+        return ", ".join(said)
+
+    def _move(self) -> None:
+        self._joint.pause()
+        self._moving = asyncio.ensure_future(self._to_another())
+
+    async def _to_another(self) -> None:
+        assert self._home is not None
+        try:
+            if self._last_words[:1] == b"E" and await self._home.stands():
+                self._dismissed()
+                return
+            wanted = self._state.restoration()
+            arrival = await self._home.another(wanted, lambda: self._lost is not None)
+            try:
+                await self._noted(arrival)
+                self._arrive(arrival)
+            except BaseException:
+                arrival.upstream.abort()
+                raise
+        except Stranded as stranded:
+            self._moving = None
+            self._stranded(stranded)
+        except NotAllowed as denied:
+            self._moving = None
+            self.end(End(EndReason.REVOKED, denied.detail))
+        except Exception as error:
+            self._moving = None
+            self.refused(error)
+
+    async def _noted(self, arrival: Arrival) -> None:
+        """Returns when the transcript has it; raises what the transcript raises."""
+        assert self._home is not None
+        facts = {"from": self._home.address, "to": arrival.upstream.address, "why": self._wish}
+        self._log.add(NOTE, json.dumps({"kind": "reroute", **facts}).encode())
+        durable = asyncio.Event()
+        if not self._log.commit(durable.set):
+            await durable.wait()
+
+    def _arrive(self, arrival: Arrival) -> None:
+        """Nothing waits here: the client's next word goes to the new target."""
+        home, joint, told = self._home, self._joint, self._state.reported
+        assert home is not None
+        if not self._target.at_boundary:
+            raise Stranded("the old target was in the middle of a message")
+        if self._lost is None:
+            _part_from(joint.back.source)
+        changed = news(told, arrival.reported)
+        self._state.reported = dict(arrival.reported)
+        self._lost, self._moving, self._wish, self._last_words = None, None, "", b""
+        home.move_in(arrival)
+        joint.swap(channel(*arrival.upstream.wire.take()))
+        if changed:
+            joint.tell(changed)
+        joint.feed(joint.back, arrival.rest)
+        if not joint.dead:
+            joint.resume()
+
+    def _stranded(self, stranded: Stranded) -> None:
+        if self._lost is not None:
+            self._strand(stranded.detail, "no other target could take it in time")
+        else:
+            log.info("{id} stays: {why}", id=self._session_id, why=stranded.detail)
+            self._wish = ""  # it will be asked again
+            self._joint.resume()
+
+    def _dismissed(self) -> None:
+        """Somebody ended this one session at its target, and is not to be outwitted."""
+        self._lost = End(EndReason.TARGET, self._goodbye())
+        self._part()
+        self._joint.tell(self._last_words, last=True)
+
+    def _strand(self, why: str, public: str = "") -> None:
+        """The session does not survive its target."""
+        assert self._lost is not None
+        self._lost = End(EndReason.TARGET, ": ".join(filter(None, (self._lost.detail, why))))
+        reasons = ", ".join(filter(None, (public or why, self._goodbye())))
+        told = words.lost(reasons, self._session_id, retry=self._rolled_back)
+        clean = self._target.at_boundary and not self._joint.back.ended
+        self._part()
+        self._joint.pause()
+        self._joint.tell(told if clean else b"", last=True)
+
+    @property
+    def _rolled_back(self) -> bool:
+        """There was a transaction, and nothing was on its way that may have committed it."""
+        if self._target.status == IDLE:
+            return False
+        return self._quiet or self._state.ending <= self._target.ready
+
+    def _stay(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
 
     def _part(self) -> None:
         if self._parting is None:
@@ -173,6 +355,15 @@ class Splice:
         first = self._gone or broken
         who = EndReason.CLIENT if first is self._joint.forth.source else EndReason.TARGET
         return End(who, "" if self._gone else "reset")
+
+
+def _going(body: bytes) -> bool:
+    return bodies.error(body)[0] in GOING
+
+
+def _part_from(target: Channel) -> None:
+    with suppress(OSError):  # it may be faster
+        target.transmit(frames.terminate())
 
 
 def _blame(error: Exception) -> End:

@@ -9,10 +9,10 @@ import secrets
 import struct
 from types import MappingProxyType
 
-from gateway.contracts import CancelKey
+from gateway.contracts import CancelKey, Purpose
 from gateway.errors import ProtocolViolation, Refused
 from gateway.identity.password import Derivation, KeyCache, Keys
-from gateway.model import Grant, Secret, TargetKind, TlsMode
+from gateway.model import Secret, TargetKind, TlsMode
 from gateway.pg import frames
 from gateway.pg.frames import Authentication, ErrorFields, Frame, FrameReader, Kind, Limits
 from gateway.pg.scram import ScramClient
@@ -20,11 +20,11 @@ from gateway.routing import ServerKind
 from gateway.wire import Wire
 
 _RECOVERY = "SELECT pg_catalog.pg_is_in_recovery()"
-_LAG = (  # all that came is replayed: no lag, but only while something could come
-    "SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
-    " AND pg_catalog.pg_last_wal_receive_lsn()"
-    " OPERATOR(pg_catalog.=) pg_catalog.pg_last_wal_replay_lsn() THEN 0 ELSE"
-    " pg_catalog.extract('epoch', pg_catalog.now()"
+LAG = (  # all that came has been replayed says something only while something may come
+    "CASE WHEN pg_catalog.pg_last_wal_receive_lsn()"
+    " OPERATOR(pg_catalog.<=) pg_catalog.pg_last_wal_replay_lsn()"  # less: just reconnected
+    " AND (SELECT pid IS NOT NULL FROM pg_catalog.pg_stat_get_wal_receiver()) THEN 0 ELSE"
+    " pg_catalog.extract('epoch', pg_catalog.clock_timestamp()"
     " OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END"
 )
 
@@ -32,7 +32,7 @@ _ROW = ord("D")
 _ANSWER = Limits(
     MappingProxyType(
         {
-            _ROW: 256,  # one number or one letter
+            _ROW: 256,  # one number or letter, or the few of a probe
             ord("T"): 256,  # its description
             ord("C"): 64,  # "SELECT 1"
             Kind.ERROR: 30_000,  # libpq's MAX_ERRLEN
@@ -59,11 +59,16 @@ class WrongKind(Refused):
 
 
 class TargetLogin:
-    """:param binding: the target's channel binding (RFC 5929), None without TLS"""
+    """:param binding: the target's channel binding (RFC 5929), None without TLS
 
-    def __init__(self, wire: Wire, grant: Grant, binding: bytes | None, keys: KeyCache) -> None:
+    ``admitted``: the target has let the account in; what goes wrong from then on may be due
+    to the session's own settings.
+    """
+
+    def __init__(self, wire: Wire, grant: Purpose, binding: bytes | None, keys: KeyCache) -> None:
         self._wire = wire
         self._grant = grant
+        self.admitted = False
         self._binding = binding
         self._cache = keys
         self._reader = FrameReader(frames.TARGET_LOGIN)
@@ -83,6 +88,7 @@ class TargetLogin:
             request, data = frames.parse_authentication(frame.body)
             if request is Authentication.OK:
                 self._judge_ok()
+                self.admitted = True
                 break
             await self._answer(request, data)
         else:
@@ -105,7 +111,7 @@ class TargetLogin:
         terms = self._grant.terms
         if terms.targets is TargetKind.ANY and terms.max_lag_seconds is None:
             return None
-        return "standby" if await self._value(_RECOVERY) == "t" else "primary"
+        return "standby" if await self.value(_RECOVERY) == "t" else "primary"
 
     async def judge(self, kind: ServerKind | None, wanted: TargetKind) -> None:
         """:raises WrongKind: it is not what is wanted, or lags too far behind"""
@@ -113,7 +119,7 @@ class TargetLogin:
             raise WrongKind(f"is a {kind}, not a {wanted.value}")
         most = self._grant.terms.max_lag_seconds
         if kind == "standby" and most is not None:
-            lag = _seconds(await self._value(_LAG))
+            lag = _seconds(await self.value(f"SELECT {LAG}"))
             if lag is None or not lag <= most:  # "NaN" is no lag that one may have
                 raise WrongKind("lag unknown" if lag is None else f"lags {lag:.1f} s behind")
 
@@ -207,7 +213,7 @@ class TargetLogin:
 
     # -- questions of our own --------------------------------------------------------------
 
-    async def _value(self, sql: str) -> str | None:
+    async def value(self, sql: str) -> str | None:
         """The one value that *sql* gives; None for NULL."""
         await self._wire.send(frames.query(sql))
         reader, self._reader = self._reader, FrameReader(_ANSWER)

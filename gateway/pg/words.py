@@ -65,6 +65,19 @@ def refusal(refused: errors.Refused, quote: str) -> bytes:
     return frames.error_response("FATAL", sqlstate, text, hint=hint)
 
 
+def lost(why: str, session_id: str, *, retry: bool) -> bytes:
+    """An ErrorResponse for a session that does not survive its target.
+
+    *retry*: all that is lost is a transaction which certainly was not committed.
+    """
+    if retry:
+        text = "the target was lost and rolled the transaction back; it is safe to run it again"
+    else:
+        text = "the target was lost and the session could not be taken to another"
+    quoted = f"{text} (session {session_id})"
+    return frames.error_response("FATAL", "40001" if retry else "57P01", quoted, why)
+
+
 def ended(end: End, session_id: str) -> bytes:
     """An ErrorResponse for a session that is brought to its end."""
     sqlstate, text = _ENDS[end.reason]

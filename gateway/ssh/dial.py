@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import asyncssh
 from attrs import field, frozen
 
-from gateway import routing
+from gateway.contracts import Purpose
 from gateway.errors import ProtocolViolation, Unreachable
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.model import Account, Address, Grant, Target, TargetKind
 from gateway.reach import FAILURES, connect, words
 from gateway.ssh.authority import SshAuthority
 from gateway.ssh.legs import ALGORITHMS, BY_APPLICATION, ClientLeg
 
+STRANGER = "gateway-health"  # a name that targets' logs explain by themselves
 SOONER = 60  # seconds of silence before TCP asks whether the target is still there
 
 
@@ -54,47 +55,63 @@ class SshDialer:
         self,
         authority: SshAuthority,
         sightings: Sightings,
+        accounts: RefusedAccounts,
         clock: Callable[[], float],
         timeout: float,
     ) -> None:
         self._authority = authority
         self._sightings = sightings
+        self._accounts = accounts
         self._clock = clock
         self._timeout = timeout
 
     async def dial(self, grant: Grant, session_id: str) -> SshUpstream:
         """Try the grant's targets in order until one takes the session.
 
+        Those that are down are not tried.
+
         :raises Unreachable: none did; the detail tells what each one said
         """
-        said = []
-        for target in self._order(grant):
+        failures: dict[Address, str] = {}
+        for target in self._order(grant, failures):
+            spot = Spot(grant.resource.name, target.address)
             try:
                 async with asyncio.timeout(self._timeout):
                     return await self._attempt(grant, target, session_id)
+            except TargetSaidNo as refused:
+                self._accounts.refused(spot, grant.account, refused.detail)
+                failures[target.address] = refused.detail
             except (*FAILURES, asyncssh.Error) as failed:
-                if not isinstance(failed, TargetSaidNo):
-                    self._sightings.failed(target.address)
-                said.append(f"{target.address}: {words(failed)}")
+                self._sightings.failed(spot, words(failed))
+                failures[target.address] = words(failed)
+        said = (f"{address}: {why}" for address, why in failures.items())
         raise Unreachable("; ".join(said) or "the resource has no targets")
 
-    def _order(self, grant: Grant) -> list[Target]:
-        targets, seen = grant.resource.targets, self._sightings.seen()
-        order = routing.order(targets, TargetKind.ANY, seen, self._clock(), secrets.randbits(32))
-        return [candidate.target for candidate in order]
+    def _order(self, grant: Grant, failures: dict[Address, str]) -> Iterator[Target]:
+        """Those that are to be tried; why others are not goes into *failures*."""
+        resource, seed = grant.resource, secrets.randbits(32)
+        order = self._sightings.order(resource, TargetKind.ANY, None, seed)
+        return self._accounts.sift(resource.name, grant.account, order, failures)
 
     async def _attempt(self, grant: Grant, target: Target, session_id: str) -> SshUpstream:
-        began = self._clock()
-        options = await asyncio.to_thread(self._options, grant, target, session_id)
-        wire = await connect(target.address, self._timeout)
-        sock, _ = wire.take()
-        leg = await log_in(sock, options)
-        self._sightings.connected(target.address, self._clock() - began)
-        self._sightings.opened(target.address)
-        return SshUpstream(leg, target.address, partial(self._sightings.closed, target.address))
+        address, began = target.address, self._clock()
+        spot = Spot(grant.resource.name, address)
+        self._sightings.opened(address)
+        release = partial(self._sightings.closed, address)
+        try:
+            options = await asyncio.to_thread(self.options, grant, target, session_id)
+            wire = await connect(address, self._timeout)
+            sock, _ = wire.take()
+            leg = await log_in(sock, options)
+        except BaseException:
+            release()
+            raise
+        self._accounts.worked(spot, grant.account)
+        self._sightings.connected(spot, self._clock() - began)
+        return SshUpstream(leg, address, release)
 
-    def _options(
-        self, grant: Grant, target: Target, session_id: str
+    def options(
+        self, purpose: Purpose, target: Target, session_id: str
     ) -> asyncssh.SSHClientConnectionOptions:
         """Keys are read here, in a thread: an RSA key takes a while to be checked."""
         return asyncssh.SSHClientConnectionOptions(
@@ -102,9 +119,9 @@ class SshDialer:
             host=target.address.host,
             port=target.address.port,
             known_hosts=_trusted(target),
-            username=grant.account.name,
-            password=_password(grant.account),
-            client_keys=self._keys(grant, session_id),
+            username=purpose.account.name,
+            password=_password(purpose.account),
+            client_keys=self._keys(purpose, session_id),
             preferred_auth=["publickey", "keyboard-interactive", "password"],
             agent_path=None,
             gss_host=None,
@@ -113,15 +130,34 @@ class SshDialer:
             **ALGORITHMS,
         )
 
-    def _keys(self, grant: Grant, session_id: str) -> list[object]:
-        account = grant.account
+    def _keys(self, purpose: Purpose, session_id: str) -> list[object]:
+        account, rights = purpose.account, purpose.terms.ssh
         if account.minted:
-            pair = self._authority.mint(account.name, session_id, grant.terms.ssh, self._clock())
+            pair = self._authority.mint(account.name, session_id, rights, self._clock())
             key = asyncssh.import_private_key(pair.private_key)
             return [(key, asyncssh.import_certificate(pair.certificate))]
         if account.private_key is not None:
             return [asyncssh.import_private_key(account.private_key.reveal())]
         return []
+
+
+def stranger(target: Target) -> asyncssh.SSHClientConnectionOptions:
+    """For a connection on which nobody is to be let in: it shows whose host key that is."""
+    return asyncssh.SSHClientConnectionOptions(
+        config=None,
+        host=target.address.host,
+        port=target.address.port,
+        known_hosts=_trusted(target),
+        username=STRANGER,
+        password=None,
+        client_keys=[],
+        preferred_auth=["password"],
+        agent_path=None,
+        gss_host=None,
+        host_based_auth=False,
+        disable_trivial_auth=True,
+        **ALGORITHMS,
+    )
 
 
 def _password(account: Account) -> str | None:

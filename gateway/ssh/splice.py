@@ -57,6 +57,9 @@ class Splice:
         for leg in self._legs:
             leg.join(self)
 
+    def standing(self) -> tuple[str | None, str]:
+        return None, "what runs in a shell cannot be taken elsewhere"
+
     def counters(self) -> tuple[int, int, int]:
         return self._relay.requests, self._carried[CLIENT], self._carried[TARGET]
 
@@ -143,6 +146,9 @@ class Splice:
         self._legs[CLIENT].part(BY_APPLICATION, words.ended(end, self._session_id))
         self._legs[TARGET].part(BY_APPLICATION, "")
         self._loop.call_soon(self._finish)
+
+    def leave(self, why: str) -> None:
+        """Stay: what runs in a shell cannot be taken elsewhere."""
 
     def _finish(self) -> None:
         """Later than what called :meth:`end`: the relay may be in the middle of a message."""

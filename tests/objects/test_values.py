@@ -17,6 +17,7 @@ from gateway.model import (
     Address,
     Allow,
     Binding,
+    Monitoring,
     Protocol,
     Role,
     Selector,
@@ -64,6 +65,20 @@ def test_resources(state: Snapshot) -> None:
     assert orders.authentication == {"scram-sha-256", "certificate"}
     assert orders.tag_application_name
     assert web.targets == (Target(Address("10.0.0.21", 22), PUBLIC),)
+
+
+def test_how_targets_are_shared_and_watched(tmp_path: Path) -> None:
+    text = (
+        "resources: [{name: o, protocol: postgresql, accounts: [{name: a, password: {value: x}}],\n"
+        "  targets: [{address: 'h:1', weight: 2, zone: here, draining: true}, {address: 'h:2'}],\n"
+        "  health: {account: a, database: d}}]\n"
+    )
+    found = read(tmp_path, text).resources["o"]
+    assert found.targets == (
+        Target(Address("h", 1), weight=2.0, zone="here", draining=True),
+        Target(Address("h", 2), weight=1.0, zone=None, draining=False),
+    )
+    assert found.health == Monitoring("a", "d")
 
 
 def test_accounts(state: Snapshot) -> None:

@@ -19,7 +19,7 @@ from OpenSSL import SSL
 from gateway.certificates import Certificates, ServerTls, tls_server_end_point
 from gateway.contracts import CancelKey, Credentials
 from gateway.errors import Gone, ProtocolViolation, Refused
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings
 from gateway.identity.password import derive
 from gateway.model import Ask, End, EndReason, Secret
 from gateway.pg import frames
@@ -28,6 +28,7 @@ from gateway.pg.dial import PostgresDialer
 from gateway.pg.edge import PostgresDoor, PostgresEdge
 from gateway.pg.frames import Authentication, ErrorFields
 from gateway.pg.pump import Pump
+from gateway.pg.rehome import Movers
 from gateway.pg.scram import ScramClient
 from gateway.record.format import CLIENT, NOTE
 from gateway.wire import Wire
@@ -81,10 +82,11 @@ class House:
 def opened(certificates: Certificates, *, tls_required: bool = False) -> Iterator[House]:
     pump = Pump(asyncio.get_running_loop())
     seen = Sightings(lambda: 0.0)
-    dialer = PostgresDialer(seen, lambda: 0.0, 10)
+    accounts = RefusedAccounts(lambda: 0.0, lambda spot, account, why: None)
+    movers = Movers(PostgresDialer(seen, accounts, lambda: 0.0, 10), lambda grant: grant)
     try:
         yield House(
-            PostgresDoor(certificates, dialer, pump, CancelKeys(), tls_required, "gw.test"), seen
+            PostgresDoor(certificates, movers, pump, CancelKeys(), tls_required, "gw.test"), seen
         )
     finally:
         assert len(pump) == 0
@@ -615,7 +617,7 @@ async def session(
         edge.splice(upstream, grant, log, done.set_result)
         yield client, target.talks[0], log, done
         await done
-    assert house.seen.seen()[target.address].open_sessions == 0
+    assert house.seen.seen("orders", [target.address])[target.address].open_sessions == 0
 
 
 async def echo(talk: Talk) -> None:

@@ -12,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import ProtocolViolation
-from gateway.pg import observe
-from gateway.pg.observe import ClientScanner, Scanner, TargetScanner
+from gateway.pg import scan
+from gateway.pg.observe import ClientScanner, TargetScanner
+from gateway.pg.scan import Scanner
 from gateway.record.format import CLIENT, COPIED, CUT, ROWS, TARGET
 
 
@@ -165,7 +166,7 @@ EXECUTE, SYNC, FLUSH = frame("E", b"\0" * 5), frame("S"), frame("H")
         (EXECUTE + SYNC + EXECUTE, 1, True),
         (EXECUTE * 2 + SYNC * 2, 2, False),
         (EXECUTE + QUERY, 1, False),
-        (frame("P", b"\0\0\0\0"), 0, False),
+        (frame("P", b"\0\0\0\0"), 0, True),
     ],
 )
 def test_what_still_runs(data: bytes, asked: int, unsynced: bool, split) -> None:
@@ -215,7 +216,7 @@ def test_what_raises_leaves_the_boundary_where_it_was(cut: int) -> None:
 
 @pytest.mark.parametrize("split", [lambda data: [data], byte_by_byte], ids=["whole", "bytes"])
 def test_a_long_statement_is_cut_with_its_length_and_hash(monkeypatch, split) -> None:
-    monkeypatch.setattr(observe, "CAPTURE", 100)
+    monkeypatch.setattr(scan, "CAPTURE", 100)
     body = bytes(range(256)) * 4
     data = frame("Q", body)
     parts = [data[:60], *split(data[60:])]

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from gateway.errors import NotRecorded
-from gateway.pg.pump import CHUNK, Channel, Flow, Joint, PlainChannel, Pump
+from gateway.pg.channel import CHUNK, Channel, PlainChannel
+from gateway.pg.pump import Flow, Joint, Pump
 from tests.pg.targets import tcp_pair, until
 from tests.support import asyncio_test
 
@@ -23,6 +24,8 @@ class Owner:
     def __init__(self) -> None:
         self.hold = False
         self.refuse = False
+        self.keep = False  # the joint, when the target is gone
+        self.losses: list[bool] = []
         self.joint: Joint
         self.refusals: list[Exception] = []
         self.endings: list[Flow] = []
@@ -40,6 +43,10 @@ class Owner:
     def refused(self, error: Exception) -> None:
         self.refusals.append(error)
         self.joint.tell(b"no", last=True)
+
+    def lost(self, *, reset: bool) -> bool:
+        self.losses.append(reset)
+        return self.keep
 
     def ended(self, flow: Flow) -> None:
         self.endings.append(flow)

@@ -16,8 +16,9 @@ from attrs import define, field
 from gateway.errors import Gone, NotRecorded
 from gateway.model import End, EndReason, Terms
 from gateway.pg import frames
+from gateway.pg.channel import CHUNK, channel
 from gateway.pg.frames import ErrorFields
-from gateway.pg.pump import CHUNK, Pump, channel
+from gateway.pg.pump import Pump
 from gateway.pg.splice import PARTING, Sides, Splice
 from gateway.record.format import CLIENT, NOTE, TARGET
 from gateway.wire import Wire
@@ -41,6 +42,7 @@ READY = frames.ready_for_query()
 ANSWER = ROW + DONE + READY
 COPY_IN = frame("G", b"\0\0\0")
 SYNC = frame("S")
+STAYS, IN_FLIGHT = "sessions stay at their target", "a statement was in flight"
 EXECUTE = frame("B", b"\0" * 8) + frame("E", b"\0" * 5)
 
 
@@ -711,12 +713,23 @@ async def test_a_target_that_closes_ends_the_session() -> None:
     with no_descriptor_left():
         async with playing() as play:
             await play.ask()
-            last = frame("E", b"SFATAL\0C57P01\0Mshutting down\0\0")
-            await play.target.say(last)
+            await play.target.say(frame("E", b"SFATAL\0C57P01\0Mshutting down\0\0"))
             play.target.close()
-            assert await play.client.rest() == last
+            before, error = await play.client.told()
+            assert (before, error.sqlstate) == (b"", "57P01")
+            assert error.detail == f"{IN_FLIGHT}, shutting down"
             play.client.close()
-            assert await play.done == End(EndReason.TARGET)
+            assert await play.done == End(EndReason.TARGET, IN_FLIGHT)
+
+
+@asyncio_test
+async def test_other_last_words_of_a_target_are_passed_on() -> None:
+    async with playing() as play:
+        last = frame("E", b"SFATAL\0C57P05\0Midle for too long\0\0")
+        await play.target.say(last)
+        assert await play.client.take(len(last)) == last
+        play.target.close()
+        assert await play.done == End(EndReason.TARGET, STAYS)
 
 
 @asyncio_test
@@ -726,7 +739,7 @@ async def test_a_target_that_closes_does_not_wait_for_the_client() -> None:
         async with playing() as play:
             began = loop.time()
             play.target.close()
-            assert await play.done == End(EndReason.TARGET)
+            assert await play.done == End(EndReason.TARGET, STAYS)
             assert PARTING - 0.1 < loop.time() - began < 1.0
 
 
@@ -751,8 +764,11 @@ async def test_who_was_reset_is_named(first: str, speaks: bool) -> None:
             if speaks:
                 other.sock.send(QUERY if first == "target" else ROW)
             gone.reset()
-            reason = EndReason.CLIENT if first == "client" else EndReason.TARGET
-            assert await play.done == End(reason, "reset")
+            if first == "client":
+                assert await play.done == End(EndReason.CLIENT, "reset")
+            else:
+                why = IN_FLIGHT if speaks else STAYS
+                assert await play.done == End(EndReason.TARGET, f"reset: {why}")
 
 
 @pytest.mark.parametrize("goodbye", [b"", TERMINATE])
@@ -771,7 +787,7 @@ async def test_a_client_that_closes_without_the_goodbye_of_tls(goodbye: bytes) -
 async def test_an_end_while_the_target_goes_is_one_end() -> None:
     async with playing() as play:
         play.target.close()
-        assert await play.client.rest() == b""
+        assert (await play.client.told())[1].sqlstate == "57P01"
         play.splice.end(KILLED)
         play.splice.end(KILLED)
         assert await play.done == KILLED

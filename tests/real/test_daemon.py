@@ -220,7 +220,7 @@ def test_diagnostics(gateway: GatewayProcess) -> None:
     assert float(values['gateway_logins_total{outcome="admitted"}']) >= 1
     assert float(values['gateway_logins_total{outcome="BadProof"}']) == 1
     assert "gateway_pump_lag_seconds" in values
-    for secret in ("alice", "app_ro", "orders", session):
+    for secret in ("alice", "app_ro", session):
         assert secret not in metrics
 
 

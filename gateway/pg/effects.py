@@ -1,0 +1,330 @@
+"""What a statement leaves behind in its session, as far as its text tells. Sans-IO.
+
+Most statements leave nothing, and are passed by after one look. The others are cut into
+words, and each is one of these: a setting, a channel listened to or a name prepared, which
+can be taken to another server; something that cannot; or the end of a transaction.
+
+Not seen, because no text tells it: what functions do inside (settings they make that the
+server does not report, temporary tables, locks), and the last values of sequences, which
+are gone with the server and whose absence is an error, never a wrong value.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+from attrs import frozen
+
+MAX_LOOK = 64 << 10  # bytes of a text that are cut into words: a millisecond or two
+MAX_REMEMBERED = 1024  # bytes of a text whose effects are remembered, 1,024 of them
+
+
+class Does(enum.Enum):
+    """What has an effect; those up to RESET_ALL are undone by a rollback."""
+
+    SET = "set"
+    LISTEN = "listen"
+    UNLISTEN = "unlisten"
+    RESET_ALL = "reset all"
+    PREPARE = "prepare"
+    DEALLOCATE = "deallocate"
+    DISCARD_ALL = "discard all"
+    DISCARD_TEMP = "discard temp"
+    NOTHING = "nothing"
+    PIN = "pin"  # what cannot be carried: no tag tells it, so it counts when it is sent
+    END = "end"  # of a transaction, perhaps with success
+
+
+@frozen
+class Effect:
+    """``tag`` of the CommandComplete that says that it has come about; ``name`` of what is
+    set, listened to (b"" for all of them) or prepared; ``text``: what does it again."""
+
+    does: Does
+    tag: bytes = b""
+    name: bytes = b""
+    text: bytes = b""
+
+
+Effects = tuple[Effect, ...]
+
+# Statements that leave nothing behind, by their first word, unless HIDDEN is in them. What
+# is in neither list shows in its tag: see gateway.pg.state.
+_PLAIN = re.compile(
+    rb"\s*(?:select|insert|update|delete|with|begin|start|merge|values|table|savepoint"
+    rb"|release|show|fetch|move|copy|explain)(?![a-z0-9_$\x80-\xff])"
+)
+_HIDDEN = re.compile(rb"set_config|advisory|temp|;\s*[^\s;]")
+
+
+def look(text: bytes) -> Effects:
+    """What *text*, one or more statements, leaves behind."""
+    low = text.lower()
+    if _PLAIN.match(low) and not _HIDDEN.search(low):
+        return ()
+    if len(text) > MAX_REMEMBERED:
+        return _effects(text)
+    return _remembered(text)
+
+
+def _effects(text: bytes) -> Effects:
+    if len(text) > MAX_LOOK:
+        return (Effect(Does.PIN, name=b"a statement too long to be looked into"),)
+    found: list[Effect] = []
+    for statement in _statements(text):
+        found += _of(statement)
+    return tuple(found)
+
+
+_remembered = lru_cache(1024)(_effects)
+
+
+# -- words ---------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    rb"""
+    (?P<space> \s+ | --[^\n\r]* )
+  | (?P<comment> /\* )
+  | (?P<string> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' )
+  | (?P<dollar> \$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$ )
+  | (?P<quoted> "(?:[^"]|"")*" )
+  | (?P<word> [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
+  | (?P<other> [0-9]+ | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT = re.compile(rb"/\*|\*/")
+
+
+@frozen
+class _Token:
+    """``word`` as PostgreSQL compares it: folded, or without its quotes; b"" for a string."""
+
+    word: bytes
+    start: int
+    end: int
+    quoted: bool = False
+
+
+@frozen
+class _Statement:
+    text: bytes
+    tokens: Sequence[_Token]
+
+    @property
+    def words(self) -> tuple[bytes, ...]:
+        return tuple(token.word for token in self.tokens)
+
+    def whole(self) -> bytes:
+        return self.text[self.tokens[0].start : self.tokens[-1].end]
+
+
+def _tokens(text: bytes) -> Iterator[_Token]:
+    pos, end = 0, len(text)
+    while pos < end:
+        found = _TOKEN.match(text, pos)
+        assert found is not None  # ``.`` matches whatever is left
+        start, pos, kind = pos, found.end(), found.lastgroup
+        if kind == "comment":
+            pos = _comment_end(text, pos)
+        elif kind == "dollar":
+            close = text.find(found.group(), pos)
+            pos = end if close < 0 else close + len(found.group())
+            yield _Token(b"", start, pos)
+        elif kind == "string":
+            yield _Token(b"", start, pos)
+        elif kind == "quoted":
+            yield _Token(text[start + 1 : pos - 1].replace(b'""', b'"'), start, pos, quoted=True)
+        elif kind != "space":
+            yield _Token(found.group().lower(), start, pos)
+
+
+def _comment_end(text: bytes, pos: int) -> int:
+    """Comments nest."""
+    depth = 1
+    while depth:
+        found = _COMMENT.search(text, pos)
+        if found is None:
+            return len(text)
+        depth += 1 if found.group() == b"/*" else -1
+        pos = found.end()
+    return pos
+
+
+def _statements(text: bytes) -> Iterator[_Statement]:
+    tokens: list[_Token] = []
+    for token in _tokens(text):
+        if token.word == b";" and not token.quoted:
+            if tokens:
+                yield _Statement(text, tokens)
+            tokens = []
+        else:
+            tokens.append(token)
+    if tokens:
+        yield _Statement(text, tokens)
+
+
+# -- what they mean ------------------------------------------------------------------------
+
+_NOTHING_SET = Effect(Does.NOTHING, b"SET")
+_TEMPORARY = Effect(Does.PIN, name=b"temporary tables")
+_MAKES = frozenset({b"create", b"replace", b"into", b"local", b"global"})
+_LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
+CHARACTERISTICS = b"session characteristics"
+_SPELLINGS = {  # what SET calls otherwise than SHOW does
+    (b"time", b"zone"): b"timezone",
+    (b"names",): b"client_encoding",
+    (b"schema",): b"search_path",
+    (b"xml", b"option"): b"xmloption",
+    (b"session", b"authorization"): b"session_authorization",
+    (b"session", b"characteristics"): CHARACTERISTICS,
+}
+
+
+def _of(statement: _Statement) -> Iterator[Effect]:
+    words = statement.words
+    meaning = _MEANINGS.get(words[0])
+    if meaning is not None:
+        yield from meaning(statement, words)
+    elif words[0] == b"select" and (setting := _config(statement, words)) is not None:
+        yield setting
+        return
+    yield from _hidden(words)
+
+
+def _hidden(words: Sequence[bytes]) -> Iterator[Effect]:
+    for before, word in pairwise((b"", *words)):
+        if (word in (b"temp", b"temporary") and before in _MAKES) or word == b"pg_temp":
+            if words[-3:] != (b"on", b"commit", b"drop"):
+                yield _TEMPORARY
+        elif word == b"set_config":
+            yield Effect(Does.PIN, name=b"set_config() of a value that is not in the text")
+        elif _LOCKS.fullmatch(word):
+            yield Effect(Does.PIN, name=b"advisory locks")
+
+
+def _config(statement: _Statement, words: Sequence[bytes]) -> Effect | None:
+    """``SELECT set_config('name', 'value', false)``, and nothing else."""
+    if words[1:4] == (b"pg_catalog", b".", b"set_config"):
+        words, at = words[3:], 3
+    else:
+        words, at = words[1:], 1
+    if words[:6] != (b"set_config", b"(", b"", b",", b"", b",") or words[7:] != (b")",):
+        return None
+    name, value = (_literal(statement, at + offset) for offset in (2, 4))
+    if words[6] == b"true":
+        return Effect(Does.NOTHING, b"SELECT 1")
+    if words[6] != b"false" or name is None or value is None:
+        return None
+    return Effect(Does.SET, b"SELECT 1", name.lower(), statement.whole())
+
+
+def _literal(statement: _Statement, index: int) -> bytes | None:
+    """What a plain string says; None for one with escapes."""
+    token = statement.tokens[index]
+    text = statement.text[token.start : token.end]
+    return text[1:-1].replace(b"''", b"'") if text[:1] == b"'" else None
+
+
+def _set(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    rest = words[1:]
+    if rest[:1] == (b"constraints",):
+        return
+    if rest[:1] in ((b"local",), (b"transaction",)):
+        yield _NOTHING_SET
+        return
+    name, text = _setting(rest), statement.whole()
+    if name == CHARACTERISTICS:
+        name += b" " + text.lower()  # each is a setting of its own
+    yield Effect(Does.SET, b"SET", name, text)
+
+
+def _setting(rest: Sequence[bytes]) -> bytes:
+    """The name of what ``SET rest`` and ``RESET rest`` are about, in one spelling."""
+    for start in (rest, rest[1:] if rest[:1] == (b"session",) else ()):
+        name = _SPELLINGS.get(tuple(start[:2])) or _SPELLINGS.get(tuple(start[:1]))
+        if name is not None:
+            return name
+    plain = rest[1:] if rest[:1] == (b"session",) else rest
+    return b"".join(_dotted(plain)).lower()
+
+
+def _dotted(words: Sequence[bytes]) -> Iterator[bytes]:
+    """The words of ``a.b.c``."""
+    for word, after in pairwise((*words, b"")):
+        yield word
+        if b"." not in (word, after):
+            return
+
+
+def _reset(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    rest = words[1:]
+    if rest == (b"all",):
+        yield Effect(Does.RESET_ALL, b"RESET")
+        return
+    yield Effect(Does.SET, b"RESET", _setting(rest), statement.whole())
+
+
+def _listen(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    if len(words) == 2:
+        yield Effect(Does.LISTEN, b"LISTEN", words[1], statement.whole())
+
+
+def _unlisten(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    if len(words) == 2:
+        every = words[1] == b"*" and not statement.tokens[1].quoted
+        yield Effect(Does.UNLISTEN, b"UNLISTEN", b"" if every else words[1])
+
+
+def _prepare(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    if words[1:2] == (b"transaction",):
+        yield Effect(Does.END)
+    elif len(words) > 3:
+        yield Effect(Does.PREPARE, b"PREPARE", words[1], statement.whole())
+
+
+def _deallocate(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    named = statement.tokens[2:] if words[1:2] == (b"prepare",) and len(words) > 2 else None
+    (token,) = (named or statement.tokens[1:])[:1] or (None,)
+    if token is None:
+        return
+    if token.word == b"all" and not token.quoted:
+        yield Effect(Does.DEALLOCATE, b"DEALLOCATE ALL")
+    else:
+        yield Effect(Does.DEALLOCATE, b"DEALLOCATE", token.word)
+
+
+def _discard(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    if words[1:] == (b"all",):
+        yield Effect(Does.DISCARD_ALL, b"DISCARD ALL")
+    elif words[1:] in ((b"temp",), (b"temporary",)):
+        yield Effect(Does.DISCARD_TEMP, b"DISCARD TEMP")
+
+
+def _declare(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    for before, word in pairwise(words):
+        if (before, word) == (b"with", b"hold"):
+            yield Effect(Does.PIN, name=b"cursors WITH HOLD")
+            return
+
+
+def _end(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    yield Effect(Does.END)
+
+
+_MEANINGS = {
+    b"set": _set,
+    b"reset": _reset,
+    b"listen": _listen,
+    b"unlisten": _unlisten,
+    b"prepare": _prepare,
+    b"deallocate": _deallocate,
+    b"discard": _discard,
+    b"declare": _declare,
+    b"commit": _end,
+    b"end": _end,
+}

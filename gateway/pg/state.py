@@ -1,0 +1,339 @@
+"""What is known of a session's state at its target, and whether it can be taken elsewhere.
+
+Sans-IO. The scanners tell of the frames that matter, the client's before they are sent. An
+effect counts when the target says that it has come about, and a setting when its
+transaction has been committed; what pins the session to its target counts at once. What a
+tag tells and no text had announced pins it too: a session whose state is not known whole
+is not moved.
+
+Requests carry the number of their *batch*: how many ReadyForQuery messages the client will
+have got before the one that ends it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from gateway.pg import frames
+from gateway.pg.effects import Does, Effect, Effects, look
+
+MAX_KEPT = 1 << 20  # bytes of prepared statements and settings kept: some hundreds of them
+OVERHEAD = 100  # bytes counted for each, beside its text
+MAX_EXPECTED = 1000  # announced effects without their tag: a pipeline of SETs, or a flood
+NEVER = 1 << 62  # a batch that no session gets to
+MAX_PARAMETERS = 100  # reported by a target; PostgreSQL has about 15
+
+# Tags, by how they begin, of what leaves nothing behind that its text would not tell of.
+HARMLESS = frozenset(
+    b"SEL INS UPD DEL MER COP BEG STA SAV REL FET MOV CLO EXP SHO CRE ALT DRO TRU VAC ANA GRA"
+    b" REV REF REI CLU NOT LOC CHE IMP SEC REA DEC TAB".split()
+)
+_HARMLESS_TOO = frozenset(
+    (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP")
+)
+_KEPT_BY_RESET_ALL = frozenset((b"role", b"session_authorization"))
+_LOST_TRACK = "answers that fit no question"
+
+
+@frozen
+class Restoration:
+    """What makes a fresh session like this one: SQL texts, then Parse and Query messages."""
+
+    settings: tuple[bytes, ...]
+    channels: tuple[bytes, ...]
+    statements: tuple[bytes, ...]
+    reported: Mapping[str, str]
+
+
+class SessionState:
+    """
+    :param reported: the ParameterStatus messages of the log-in
+    :param pinned: why the session can never be moved; "" if it may be
+
+    :ivar ending: number of the first batch that ends no transaction, as far as is known
+    :ivar expected: effects that were announced, each with its batch
+    """
+
+    __slots__ = (
+        "_channels",
+        "_doubtful",
+        "_effective",
+        "_failed",
+        "_open",
+        "_pins",
+        "_portals",
+        "_requests",
+        "_settings",
+        "_size",
+        "_statements",
+        "_unknown",
+        "ending",
+        "expected",
+        "reported",
+    )
+
+    def __init__(self, reported: Mapping[str, str] | None = None, pinned: str = "") -> None:
+        self.reported = dict(reported or {})
+        self.ending = NEVER if pinned else 0
+        self.expected: deque[tuple[int, Effect]] = deque()
+        self._unknown = pinned  # no state is kept any more
+        self._pins: dict[str, int] = {}
+        self._settings: dict[bytes, bytes] = {}
+        self._channels: dict[bytes, bytes] = {}
+        self._statements: dict[bytes, bytes] = {}  # b"" is the unnamed one
+        self._requests: deque[tuple[int, bytes, bytes | None]] = deque()  # Parse, or Close: None
+        self._effective: dict[bytes, Effects] = {}  # of statements, and of portals
+        self._portals: dict[bytes, Effects] = {}
+        self._open: list[Effect] = []  # in the transaction that runs
+        self._doubtful: list[Effect] = []  # before a ROLLBACK, perhaps TO SAVEPOINT
+        self._failed = False  # an error came since the last ReadyForQuery
+        self._size = 0
+
+    @property
+    def pinned(self) -> str:
+        """Why the session cannot be moved, "" if it can."""
+        if self._unknown:
+            return self._unknown
+        if self.reported.get("standard_conforming_strings") == "off":
+            return "standard_conforming_strings is off"
+        return ", ".join(self._pins)
+
+    def restoration(self) -> Restoration:
+        return Restoration(
+            tuple(self._settings.values()),
+            tuple(self._channels.values()),
+            tuple(self._statements.values()),
+            dict(self.reported),
+        )
+
+    # -- what the client asks for
+
+    # (whole messages, whose type and length take five bytes)
+
+    def queried(self, frame: bytes, batch: int) -> None:
+        """A Query; it also destroys the unnamed prepared statement."""
+        if b"" in self._statements:
+            self._forget(b"")
+        effects = look(frame[5 : frame.find(b"\0", 5)])
+        if effects:
+            self._announce(effects, batch)
+
+    def parsing(self, frame: bytes, batch: int) -> None:
+        named = frame.find(b"\0", 5)
+        name = frame[5:named]
+        effects = look(frame[named + 1 : frame.find(b"\0", named + 1)])
+        if effects:
+            self._effective[name] = effects
+            if len(self._effective) > MAX_EXPECTED:
+                self.give_up("too many prepared statements that change the session")
+        elif self._effective:
+            self._effective.pop(name, None)
+        self._request(batch, name, frame)
+
+    def binding(self, frame: bytes, batch: int) -> None:
+        if self._effective or self._portals:
+            portal, _, rest = frame[5:].partition(b"\0")
+            effects = self._effective.get(rest.partition(b"\0")[0])
+            if effects is not None:
+                self._portals[portal] = effects
+            else:
+                self._portals.pop(portal, None)
+
+    def executing(self, frame: bytes, batch: int) -> None:
+        if self._portals:
+            effects = self._portals.get(frame[5:].partition(b"\0")[0])
+            if effects is not None:
+                self._announce(effects, batch)
+
+    def closing(self, frame: bytes, batch: int) -> None:
+        """Portals are answered like statements; no statement has the name that stands for them."""
+        name = frame[6:].partition(b"\0")[0] if frame[5:6] == b"S" else b"\0"
+        self._request(batch, name, None)
+
+    def pin(self, why: str, batch: int) -> None:
+        self._pins[why] = batch
+
+    def _announce(self, effects: Effects, batch: int) -> None:
+        if self._unknown:
+            return
+        for effect in effects:
+            if effect.does is Does.PIN:
+                self.pin(effect.name.decode(), batch)
+            elif effect.does is Does.END:
+                self.ending = batch + 1
+            else:
+                self.expected.append((batch, effect))
+        if len(self.expected) > MAX_EXPECTED:
+            self.give_up("too many changes of the session at once")
+
+    def _request(self, batch: int, name: bytes, frame: bytes | None) -> None:
+        if self._unknown:
+            return
+        self._requests.append((batch, name, frame))
+        self._grow(len(frame or b"") + OVERHEAD)
+
+    # -- what the target answers
+
+    def answered(self, batch: int, *, parsed: bool) -> None:
+        """ParseComplete or CloseComplete."""
+        if self._unknown:
+            return
+        requests = self._requests
+        if not requests or requests[0][0] != batch or (requests[0][2] is None) is parsed:
+            self.give_up(_LOST_TRACK)
+            return
+        _, name, frame = requests.popleft()
+        if name in self._statements:
+            self._forget(name)
+        if frame is not None:
+            self._statements[name] = frame
+        else:
+            self._size -= OVERHEAD
+
+    def tagged(self, tag: bytes, batch: int) -> None:
+        """A CommandComplete: something came about."""
+        expected = self.expected
+        if expected and expected[0][0] == batch and expected[0][1].tag == tag:
+            self._happened(expected.popleft()[1], batch)
+        elif tag == b"COMMIT":
+            self._committed(batch)
+        elif tag == b"ROLLBACK":
+            self._doubtful += self._open
+            self._open = []
+        elif tag == b"PREPARE TRANSACTION":
+            if self._open or self._doubtful:
+                self.give_up("settings of a prepared transaction")
+        elif tag[:3] not in HARMLESS and tag not in _HARMLESS_TOO:
+            self.give_up(f"{tag[:30].decode('ascii', 'replace')}, which may leave anything")
+
+    def failed(self) -> None:
+        """An ErrorResponse: the rest of the batch is not run."""
+        self._failed = True
+
+    def ready(self, status: int, count: int) -> None:
+        """A ReadyForQuery with this transaction status, the *count*-th."""
+        if self._open or self._doubtful:
+            self._transaction(status, count)
+        self._failed = False
+        expected, requests = self.expected, self._requests
+        while expected and expected[0][0] < count:
+            expected.popleft()
+        while requests and requests[0][0] < count:
+            self._size -= len(requests.popleft()[2] or b"") + OVERHEAD
+        if self._portals and status == 0x49:
+            self._portals.clear()
+
+    def reports(self, body: bytes) -> None:
+        """A ParameterStatus.
+
+        :raises ProtocolViolation: a malformed one
+        """
+        name, value = frames.parse_parameter_status(body)
+        if name == "client_encoding" and self.reported.get(name) != value and not self._ascii():
+            self.give_up("client_encoding changed after texts that depend on it")
+        self.reported[name] = value
+        if len(self.reported) > MAX_PARAMETERS:
+            self.give_up("too many reported settings")
+
+    def _transaction(self, status: int, count: int) -> None:
+        """Effects that a commit makes last, at the end of a batch."""
+        if status != 0x49:
+            if self._doubtful:
+                self.give_up("settings of a transaction that was partly rolled back")
+            return
+        self._doubtful = []
+        if self._failed:
+            self._open = []
+        else:
+            self._committed(count - 1)
+
+    def _committed(self, batch: int) -> None:
+        if self._doubtful:
+            self.give_up("settings of a transaction that was partly rolled back")
+        for effect in self._open:
+            self._lasts(effect)
+        self._open = []
+
+    def _happened(self, effect: Effect, batch: int) -> None:
+        does, name = effect.does, effect.name
+        if does in (Does.SET, Does.RESET_ALL, Does.LISTEN, Does.UNLISTEN):
+            self._open.append(effect)
+            if len(self._open) > MAX_EXPECTED:
+                self.give_up("too many settings in one transaction")
+        elif does is Does.PREPARE:
+            self._statements[name] = frames.message(frames.Kind.QUERY, effect.text + b"\0")
+            self._grow(len(self._statements[name]) + OVERHEAD)
+        elif does is Does.DEALLOCATE:
+            self._deallocated([name] if name else [known for known in self._statements if known])
+        elif does is Does.DISCARD_ALL:
+            self._discarded(batch)
+        elif does is Does.DISCARD_TEMP:
+            self._unpin(batch, "temporary tables")
+
+    def _lasts(self, effect: Effect) -> None:
+        name, text = effect.name, effect.text
+        if effect.does is Does.SET:
+            self._size += len(name) + len(text) + OVERHEAD
+            self._drop_setting(name)
+            self._settings[name] = text
+        elif effect.does is Does.LISTEN:
+            self._size += 0 if name in self._channels else len(name) + len(text) + OVERHEAD
+            self._channels[name] = text
+        elif effect.does is Does.UNLISTEN:
+            for channel in [name] if name else list(self._channels):
+                gone = self._channels.pop(channel, None)
+                self._size -= 0 if gone is None else len(channel) + len(gone) + OVERHEAD
+        else:
+            for setting in self._settings.keys() - _KEPT_BY_RESET_ALL:
+                self._drop_setting(setting)
+        self._grow(0)
+
+    def _drop_setting(self, name: bytes) -> None:
+        gone = self._settings.pop(name, None)
+        self._size -= 0 if gone is None else len(name) + len(gone) + OVERHEAD
+
+    def _deallocated(self, names: list[bytes]) -> None:
+        for name in names:
+            if name in self._statements:
+                self._forget(name)
+
+    def _discarded(self, batch: int) -> None:
+        """DISCARD ALL; what was sent behind it stays."""
+        self._deallocated(list(self._statements))
+        self._settings.clear()
+        self._channels.clear()
+        self._open, self._doubtful = [], []
+        self._size = sum(len(frame or b"") + OVERHEAD for _, _, frame in self._requests)
+        self._unpin(batch, *self._pins)
+
+    def _unpin(self, batch: int, *reasons: str) -> None:
+        for why in reasons:
+            if self._pins.get(why, batch) < batch:
+                del self._pins[why]
+
+    def _forget(self, name: bytes) -> None:
+        self._size -= len(self._statements.pop(name)) + OVERHEAD
+
+    def _ascii(self) -> bool:
+        kept = (*self._settings.values(), *self._statements.values())
+        return all(text.isascii() for text in kept)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > MAX_KEPT:
+            self.give_up("more prepared statements and settings than are kept")
+
+    def give_up(self, why: str) -> None:
+        """Nothing is known any more, and nothing kept."""
+        self._unknown = self._unknown or why
+        self.ending = NEVER
+        for kept in (self._settings, self._channels, self._statements, self._requests):
+            kept.clear()
+        self._effective.clear()
+        self._portals.clear()
+        self.expected.clear()
+        self._open, self._doubtful = [], []
+        self._size = 0

@@ -1,0 +1,469 @@
+"""What is known of a session's state, told by both sides' frames however they are split."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ProtocolViolation
+from gateway.pg import frames
+from gateway.pg.observe import ClientScanner, TargetScanner
+from gateway.pg.scan import CAPTURE
+from gateway.pg.state import MAX_EXPECTED, MAX_KEPT, MAX_PARAMETERS, NEVER, SessionState
+
+
+def frame(kind: str, *parts: str | bytes) -> bytes:
+    body = b"".join(part.encode() + b"\0" if isinstance(part, str) else part for part in parts)
+    return frames.message(ord(kind), body)
+
+
+def query(text: str) -> bytes:
+    return frames.query(text)
+
+
+def parse(text: str, name: str = "") -> bytes:
+    return frame("P", name, text, b"\0\0")
+
+
+def bind(name: str = "", portal: str = "") -> bytes:
+    return frame("B", portal, name, b"\0" * 6)
+
+
+def execute(portal: str = "") -> bytes:
+    return frame("E", portal, b"\0" * 4)
+
+
+def close(name: str, what: str = "S") -> bytes:
+    return frame("C", what.encode() + name.encode() + b"\0")
+
+
+SYNC = frame("S")
+PARSED, CLOSED = frame("1"), frame("3")
+BOUND = frame("2")
+ERROR = frame("E", b"SERROR\0C22012\0Mno\0\0")
+I, T, E = (frames.ready_for_query(status) for status in (b"I", b"T", b"E"))  # noqa: E741
+
+
+def done(*tags: str) -> bytes:
+    return b"".join(frame("C", tag) for tag in tags)
+
+
+class Session:
+    """Both directions; each turn is what the client says, and what it gets."""
+
+    def __init__(self, split: int = 0, **reported: str) -> None:
+        self.state = SessionState(reported)
+        self.client = ClientScanner(lambda kind, data: None, self.state)
+        self.target = TargetScanner(lambda kind, data: None, self.client.copy_began, self.state)
+        self.split = split
+
+    def ask(self, data: bytes) -> None:
+        self._scan(self.client, data)
+
+    def get(self, data: bytes) -> None:
+        self._scan(self.target, data)
+
+    def turn(self, asked: bytes | str, got: bytes) -> None:
+        self.ask(query(asked) if isinstance(asked, str) else asked)
+        self.get(got)
+
+    def _scan(self, scanner: ClientScanner | TargetScanner, data: bytes) -> None:
+        step = self.split or len(data)
+        for at in range(0, len(data), step):
+            scanner.scan(data[at : at + step])
+
+    @property
+    def settings(self) -> tuple[bytes, ...]:
+        return self.state.restoration().settings
+
+    @property
+    def channels(self) -> tuple[bytes, ...]:
+        return self.state.restoration().channels
+
+    @property
+    def statements(self) -> tuple[bytes, ...]:
+        return self.state.restoration().statements
+
+
+@pytest.fixture(params=[0, 1, 7], ids=["whole", "bytes", "sevens"])
+def session(request) -> Session:
+    return Session(request.param)
+
+
+# -- settings ------------------------------------------------------------------------------
+
+
+def test_a_setting_counts_when_it_is_done(session: Session) -> None:
+    session.ask(query("SET a = 1"))
+    assert session.settings == ()
+    session.get(done("SET") + I)
+    assert session.settings == (b"SET a = 1",)
+    session.turn("SET b = 1", ERROR + I)
+    session.turn("SET a = 2", done("SET") + I)
+    assert session.settings == (b"SET a = 2",)
+    assert session.state.pinned == ""
+
+
+def test_settings_are_made_again_in_their_order(session: Session) -> None:
+    for text in ("SET a = 1", "SET ROLE bob", "SET a = 2", "SET LOCAL c = 1", "RESET d"):
+        session.turn(text, done(text.split()[0]) + I)
+    assert session.settings == (b"SET ROLE bob", b"SET a = 2", b"RESET d")
+    session.turn("RESET ALL", done("RESET") + I)
+    assert session.settings == (b"SET ROLE bob",)
+
+
+@pytest.mark.parametrize(
+    ("turns", "kept"),
+    [
+        ([("BEGIN", done("BEGIN") + T), ("SET a = 1", done("SET") + T),
+          ("COMMIT", done("COMMIT") + I)], True),
+        ([("BEGIN", done("BEGIN") + T), ("SET a = 1", done("SET") + T),
+          ("ROLLBACK", done("ROLLBACK") + I)], False),
+        ([("BEGIN", done("BEGIN") + T), ("SET a = 1", done("SET") + T), ("x", ERROR + E),
+          ("COMMIT", done("ROLLBACK") + I)], False),
+        ([("BEGIN", done("BEGIN") + T), ("SET a = 1", done("SET") + T)], False),
+        ([("BEGIN", done("BEGIN") + T), ("SET a = 1", done("SET") + T),
+          ("COMMIT AND CHAIN", done("COMMIT") + T), ("ROLLBACK", done("ROLLBACK") + I)], True),
+        ([("BEGIN; SET a = 1; COMMIT", done("BEGIN", "SET", "COMMIT") + I)], True),
+        ([("BEGIN; SET a = 1; ROLLBACK", done("BEGIN", "SET", "ROLLBACK") + I)], False),
+        ([("SET a = 1; SELECT 1/0", done("SET") + ERROR + I)], False),
+        ([("SET a = 1; COMMIT; SELECT 1/0", done("SET", "COMMIT") + ERROR + I)], True),
+        ([("BEGIN", done("BEGIN") + T),
+          ("ROLLBACK; SET a = 1", done("ROLLBACK", "SET") + I)], True),
+    ],
+)  # fmt: skip
+def test_a_setting_in_a_transaction_counts_if_that_commits(session, turns, kept) -> None:
+    for asked, got in turns:
+        session.turn(asked, got)
+    assert session.settings == ((b"SET a = 1",) if kept else ())
+    assert session.state.pinned == ""
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("BEGIN; SET a = 1", done("BEGIN", "SET") + T), ("ROLLBACK TO s", done("ROLLBACK") + T)],
+        [("BEGIN; SET a = 1", done("BEGIN", "SET") + T),
+         ("ROLLBACK TO s; COMMIT", done("ROLLBACK", "COMMIT") + I)],
+        [("BEGIN; SET a = 1", done("BEGIN", "SET") + T),
+         ("PREPARE TRANSACTION 'x'", done("PREPARE TRANSACTION") + I)],
+    ],
+)  # fmt: skip
+def test_what_half_a_transaction_did_is_not_guessed(session: Session, turns) -> None:
+    for asked, got in turns:
+        session.turn(asked, got)
+    assert "transaction" in session.state.pinned
+
+
+def test_extended_messages_set_too(session: Session) -> None:
+    asked = parse("SET a = 1") + bind() + execute() + SYNC
+    session.turn(asked, PARSED + BOUND + done("SET") + I)
+    assert session.settings == (b"SET a = 1",)
+    session.turn(parse("SET b = 1", "s") + SYNC, PARSED + I)
+    assert session.settings == (b"SET a = 1",)
+    for portal in ("", "p"):
+        session.turn(bind("s", portal) + execute(portal) + SYNC, BOUND + done("SET") + I)
+    assert session.settings == (b"SET a = 1", b"SET b = 1")
+    session.turn(parse("SELECT 1", "s") + SYNC, ERROR + I)
+    session.turn(bind() + execute() + SYNC, BOUND + done("SELECT 1") + I)
+    assert session.state.pinned == ""
+
+
+def test_pipelined_batches_are_kept_apart(session: Session) -> None:
+    session.ask(query("SET a = 1") + query("SET b = 1") + query("SET c = 1"))
+    session.get(done("SET") + I + ERROR + I + done("SET") + I)
+    assert session.settings == (b"SET a = 1", b"SET c = 1")
+
+
+def test_what_comes_unannounced_pins(session: Session) -> None:
+    """Whatever made it: what is said of the state was not the whole of it."""
+    session.turn("SELECT 1", done("SET") + I)
+    assert session.state.pinned.startswith("SET, ")
+
+
+@pytest.mark.parametrize("tag", ["DO", "CALL", "LOAD", "FROBNICATE"])
+def test_what_may_leave_anything_pins_when_it_is_done(session: Session, tag: str) -> None:
+    session.turn(f"{tag} x", ERROR + I)
+    assert session.state.pinned == ""
+    session.turn(f"{tag} x", done(tag) + I)
+    assert session.state.pinned.startswith(tag)
+    assert session.state.restoration().settings == ()
+
+
+@pytest.mark.parametrize("tag", ["CREATE TABLE", "COMMENT", "SET CONSTRAINTS", "DISCARD PLANS",
+                                 "DECLARE CURSOR", "NOTIFY", "VACUUM"])  # fmt: skip
+def test_other_tags_are_harmless(session: Session, tag: str) -> None:
+    session.turn("x", done(tag) + I)
+    assert session.state.pinned == ""
+
+
+# -- pins ----------------------------------------------------------------------------------
+
+
+def test_a_pin_counts_at_once_and_goes_with_discard(session: Session) -> None:
+    session.ask(query("CREATE TEMP TABLE t (a int)"))
+    assert session.state.pinned == "temporary tables"
+    session.get(done("CREATE TABLE") + I)
+    session.turn("SELECT pg_advisory_lock(1)", done("SELECT 1") + I)
+    assert session.state.pinned == "temporary tables, advisory locks"
+    session.turn("DISCARD TEMP", done("DISCARD TEMP") + I)
+    assert session.state.pinned == "advisory locks"
+    session.ask(query("DISCARD ALL") + query("SELECT pg_advisory_lock(2)"))
+    session.get(done("DISCARD ALL") + I + done("SELECT 1") + I)
+    assert session.state.pinned == "advisory locks"
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+
+
+def test_a_prepared_pin_counts_when_it_runs(session: Session) -> None:
+    session.turn(parse("SELECT pg_advisory_lock($1)", "s") + SYNC, PARSED + I)
+    assert session.state.pinned == ""
+    session.ask(bind("s") + execute())
+    assert session.state.pinned == "advisory locks"
+
+
+def test_backslashes_that_may_end_strings_pin() -> None:
+    assert Session(standard_conforming_strings="on").state.pinned == ""
+    assert Session(standard_conforming_strings="off").state.pinned
+
+
+def test_who_is_pinned_from_the_beginning() -> None:
+    state = SessionState({}, "replication")
+    assert (state.pinned, state.ending) == ("replication", NEVER)
+
+
+# -- channels and statements ---------------------------------------------------------------
+
+
+def test_channels(session: Session) -> None:
+    for text in ("LISTEN a", 'LISTEN "B"', "LISTEN a"):
+        session.turn(text, done("LISTEN") + I)
+    assert session.channels == (b"LISTEN a", b'LISTEN "B"')
+    session.turn("UNLISTEN a", done("UNLISTEN") + I)
+    assert session.channels == (b'LISTEN "B"',)
+    session.turn("UNLISTEN *", done("UNLISTEN") + I)
+    assert session.channels == ()
+
+
+def test_statements_are_kept_as_they_were_prepared(session: Session) -> None:
+    one, two = parse("SELECT 1", "one"), parse("SELECT 2", "two")
+    session.turn(one + two + SYNC, PARSED * 2 + I)
+    assert session.statements == (one, two)
+    session.turn(close("one") + close("a portal", "P") + SYNC, CLOSED * 2 + I)
+    assert session.statements == (two,)
+    session.turn("DEALLOCATE two", done("DEALLOCATE") + I)
+    assert session.statements == ()
+
+
+def test_a_statement_that_failed_is_not_prepared(session: Session) -> None:
+    good = parse("SELECT 1", "good")
+    session.turn(good + parse("SELCT", "bad") + parse("SELECT 2", "skipped") + SYNC,
+                 PARSED + ERROR + I)  # fmt: skip
+    assert session.statements == (good,)
+    assert session.state.pinned == ""
+
+
+def test_the_unnamed_statement_lives_until_a_query(session: Session) -> None:
+    session.turn(parse("SELECT 1") + SYNC, PARSED + I)
+    other = parse("SELECT 2")
+    session.turn(other + SYNC, PARSED + I)
+    assert session.statements == (other,)
+    session.turn("SELECT 3", done("SELECT 1") + I)
+    assert session.statements == ()
+
+
+def test_prepare_is_said_again(session: Session) -> None:
+    session.turn("PREPARE p AS SELECT 1", done("PREPARE") + I)
+    session.turn("PREPARE q AS SELECT 1", ERROR + I)
+    assert session.statements == (query("PREPARE p AS SELECT 1"),)
+    session.turn("DEALLOCATE ALL", done("DEALLOCATE ALL") + I)
+    assert session.statements == ()
+
+
+def test_statements_outlive_a_rollback(session: Session) -> None:
+    session.turn("BEGIN", done("BEGIN") + T)
+    session.turn(parse("SELECT 1", "s") + SYNC, PARSED + T)
+    session.turn("ROLLBACK", done("ROLLBACK") + I)
+    assert session.statements == (parse("SELECT 1", "s"),)
+
+
+def test_discard_all_leaves_nothing(session: Session) -> None:
+    session.turn("SET a = 1", done("SET") + I)
+    session.turn("LISTEN a", done("LISTEN") + I)
+    session.turn(parse("SELECT 1", "s") + SYNC, PARSED + I)
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    found = session.state.restoration()
+    assert (found.settings, found.channels, found.statements) == ((), (), ())
+
+
+# -- transactions that may have been committed ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "ends"),
+    [
+        (query("INSERT INTO t VALUES (1)"), False),
+        (query("ROLLBACK"), False),
+        (query("COMMIT"), True),
+        (query("INSERT INTO t VALUES (1); COMMIT"), True),
+        (parse("COMMIT") + bind() + execute() + SYNC, True),
+        (parse("INSERT INTO t VALUES (1)") + bind() + execute() + SYNC, False),
+        (bind("c") + execute() + SYNC, True),
+        (query("INSERT INTO t VALUES (1)") + query("END"), True),
+        (query("SELECT 1" + " " * CAPTURE), True),
+    ],
+)
+def test_what_may_commit(session: Session, asked: bytes, ends: bool) -> None:
+    if len(asked) > CAPTURE:
+        session.split = 10_000
+    session.turn(parse("COMMIT", "c") + SYNC, PARSED + I)
+    session.turn("BEGIN", done("BEGIN") + T)
+    assert session.state.ending <= session.target.ready
+    session.ask(asked)
+    assert (session.state.ending > session.target.ready) is ends
+
+
+# -- what is reported ----------------------------------------------------------------------
+
+
+def test_reported_settings(session: Session) -> None:
+    session.get(frames.parameter_status("TimeZone", "UTC"))
+    assert session.state.reported == {"TimeZone": "UTC"}
+    assert session.state.restoration().reported == {"TimeZone": "UTC"}
+
+
+def test_texts_that_depend_on_an_encoding_pin_when_it_changes(session: Session) -> None:
+    session.get(frames.parameter_status("client_encoding", "UTF8"))
+    session.turn("SET a = 'x'", done("SET") + I)
+    session.get(frames.parameter_status("client_encoding", "LATIN1"))
+    assert session.state.pinned == ""
+    session.turn("SET b = 'é'", done("SET") + I)
+    session.get(frames.parameter_status("client_encoding", "UTF8"))
+    assert "client_encoding" in session.state.pinned
+
+
+def test_a_malformed_report_is_a_violation(session: Session) -> None:
+    with pytest.raises(ProtocolViolation):
+        session.get(frame("S", b"no end"))
+
+
+# -- bounds --------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_bounded() -> None:
+    session = Session()
+    for number in range(12):
+        session.turn(parse("SELECT '" + "x" * 100_000 + "'", f"s{number}") + SYNC, PARSED + I)
+    assert "more prepared statements" in session.state.pinned
+    assert session.statements == ()
+    session.turn(parse("SELECT 1", "s") + SYNC, PARSED + I)
+    session.turn("SET a = 1", done("SET") + I)
+    assert (session.statements, session.settings) == ((), ())
+
+
+def test_unanswered_requests_are_bounded() -> None:
+    session = Session()
+    for _ in range(1 + MAX_KEPT // 100):
+        session.ask(close("x"))
+    assert session.state.pinned
+
+
+def test_closing_and_preparing_for_ever_costs_nothing() -> None:
+    session = Session()
+    for _ in range(MAX_KEPT // 2000):
+        text = parse("SELECT 1" + " " * 3000, "s")
+        session.turn(text + SYNC, PARSED + I)
+        session.turn(close("s") + SYNC, CLOSED + I)
+        session.turn("SET a = '" + "x" * 3000 + "'", done("SET") + I)
+        session.turn("LISTEN a", done("LISTEN") + I)
+        session.turn(text + SYNC, ERROR + I)
+        session.turn(text + SYNC, PARSED + I)
+        session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+    assert session.state._size == 0
+
+
+def test_announced_effects_are_bounded() -> None:
+    session = Session()
+    session.ask(query("SET a = 1") * (MAX_EXPECTED + 1))
+    assert "too many changes" in session.state.pinned
+    assert not session.state.expected
+    session = Session()
+    session.turn("BEGIN", done("BEGIN") + T)
+    for _ in range(MAX_EXPECTED + 1):
+        session.turn("SET a = 1", done("SET") + T)
+    assert "one transaction" in session.state.pinned
+    session = Session()
+    for number in range(MAX_EXPECTED + 1):
+        session.turn(parse("SET a = 1", f"s{number}") + SYNC, PARSED + I)
+    assert "prepared statements" in session.state.pinned
+
+
+def test_reports_are_bounded() -> None:
+    session = Session()
+    for number in range(MAX_PARAMETERS + 1):
+        session.get(frames.parameter_status(f"p{number}", "x"))
+    assert "reported" in session.state.pinned
+
+
+@pytest.mark.parametrize("answer", [PARSED, CLOSED])
+def test_answers_to_nothing_pin(session: Session, answer: bytes) -> None:
+    session.get(answer)
+    assert session.state.pinned
+
+
+def test_an_answer_of_the_wrong_kind_pins(session: Session) -> None:
+    session.turn(parse("SELECT 1", "s") + SYNC, CLOSED)
+    assert session.state.pinned
+
+
+def test_malformed_frames_do_no_harm(session: Session) -> None:
+    for kind in "PQBEC":
+        session.ask(frame(kind, b"no end"))
+        session.ask(frame(kind))
+    session.ask(parse("SET a = 1"))
+    for kind in "BE":
+        session.ask(frame(kind, b""))
+    session.get(ERROR + I)
+
+
+# -- any split -----------------------------------------------------------------------------
+
+FORTH = [query("SET a = 1"), query("BEGIN; SET b = 'é'"), parse("SELECT 1", "s") + SYNC,
+         query("COMMIT"), parse("SET c = 1") + bind() + execute() + SYNC,
+         query("CREATE TEMP TABLE t ()"), close("s") + parse("SELECT 2", "u") + SYNC]  # fmt: skip
+BACK = [done("SET") + I, done("BEGIN", "SET") + T, PARSED + T, done("COMMIT") + I,
+        PARSED + BOUND + done("SET") + I, done("CREATE TABLE") + I,
+        CLOSED + PARSED + frames.parameter_status("a", "1") + I]  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_any_split_gives_the_same_state(sizes: list[int]) -> None:
+    whole, parts = Session(), Session()
+    for asked, got in zip(FORTH, BACK, strict=True):
+        whole.turn(asked, got)
+        for scanner, data in ((parts.client, asked), (parts.target, got)):
+            at = turn = 0
+            while at < len(data):
+                step = sizes[turn % len(sizes)]
+                scanner.scan(data[at : at + step])
+                at += step
+                turn += 1
+    assert parts.state.restoration() == whole.state.restoration()
+    assert parts.state.pinned == whole.state.pinned == "temporary tables"
+    assert whole.settings == (b"SET a = 1", "SET b = 'é'".encode(), b"SET c = 1")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("PBECQS1ZCES23"), st.binary(max_size=40))))
+def test_no_dialogue_breaks_it(messages: list[tuple[bool, str, bytes]]) -> None:
+    session = Session()
+    for asked, kind, body in messages:
+        data = struct.pack(">cI", kind.encode(), len(body) + 4) + body
+        try:
+            (session.ask if asked else session.get)(data)
+        except ProtocolViolation:
+            return
+    assert session.state._size >= 0
