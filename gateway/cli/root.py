@@ -90,4 +90,4 @@ def command(name: str | None = None, group: click.Group = gateway) -> Callable[[
 
 
 # The groups register themselves.
-from gateway.cli import files, objects, recordings, sessions  # noqa: E402, F401
+from gateway.cli import audit, files, objects, recordings, sessions  # noqa: E402, F401
