@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 
-from gateway import certificates, config, objects, policy
+from gateway import audit, certificates, config, objects, policy, private
 from gateway.audit import FileAudit
 from gateway.ca import server_names
 from gateway.catalog import Catalog
@@ -106,8 +106,9 @@ class Gateway:
     async def _open_rooms(self) -> None:
         """Keys, records, objects: what decides and remembers."""
         places, recording = self._places, self._config.recording
-        vault = FileVault.open(places.keys)
-        key, mac = signing_key(places.keys), vault.derive(b"transcripts")
+        remains = places.remains()
+        vault = FileVault.open(places.keys, remains)
+        key, mac = signing_key(places.keys, remains), vault.derive(b"transcripts")
         self._audit = FileAudit(places.audit, key, mac)
         self._recorder = FileRecorder(
             places.transcripts,
@@ -116,6 +117,7 @@ class Gateway:
             recording.durability,
             recording.required,
             self._unrecorded,
+            self._audit,
         )
         self._store = await Store.open(places.store)
         await self._store.mark_lost()
@@ -331,6 +333,7 @@ class Gateway:
         days = self._config.recording.retention_days
         before = datetime.now(UTC) - timedelta(days=days)
         await asyncio.to_thread(purge, self._places.transcripts, before.date())
+        await asyncio.to_thread(audit.purge, self._places.audit, before.date())
         await self._store.forget_sessions(before.timestamp())
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -351,6 +354,6 @@ def _names(configuration: Config) -> frozenset[str]:
 
 
 def _private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make(directory)
     if directory.stat().st_uid == os.geteuid():
         directory.chmod(0o700)

@@ -28,7 +28,7 @@ Owned = Sequence[tuple[Document, str | None]]
 SECRETS = frozenset({"password", "private_key"})  # members of bodies that are never shown
 ORIGINS = ("file", "env")  # members of a secret that say where it was read
 BY_HAND_ONLY = ("password", "disabled")  # members of users that commands of their own change
-BY_HAND = "gateway"  # the actor in the audit log where no objects file is: the command
+BY_HAND = "gateway"  # the actor in the audit log where it is no objects file and nobody known
 
 
 class NoSuchObject(GatewayError):
@@ -116,12 +116,14 @@ class Catalog:
         owner: str | None,
         prune: bool = False,
         dry_run: bool = False,
+        actor: str = BY_HAND,
     ) -> list[Change]:
         """Make the objects what *documents* say: all of it or nothing.
 
         :param owner: the objects file that owns what it names, and loses what it no longer
             names; None for a change by hand, which leaves objects with whom they are
         :param prune: remove everything that is not named, whoever owns it
+        :param actor: who changes it by hand, for the audit log
         :raises BadFile: a secret cannot be read, or a reference leads nowhere
         """
 
@@ -129,7 +131,7 @@ class Catalog:
             return prune or (owner is not None and found.owner == owner)
 
         owned = [(document, owner) for document in documents]
-        return await _whole(self._apply(owned, goes, owner or BY_HAND, dry_run))
+        return await _whole(self._apply(owned, goes, owner or actor, dry_run))
 
     async def adopt(self, files: Mapping[str, Sequence[Document]]) -> list[Change]:
         """Make all that files own what *files* say, by owner: all of it or nothing.
@@ -195,7 +197,7 @@ class Catalog:
             return [_shown(name, _known(stored, kind, name))]
         return [_shown(each, found) for each, found in sorted(stored.get(kind, {}).items())]
 
-    async def delete(self, kind: str, name: str) -> None:
+    async def delete(self, kind: str, name: str, actor: str = BY_HAND) -> None:
         """
         :raises NoSuchObject: there is nothing to delete
         :raises StillNeeded: something refers to it
@@ -204,25 +206,27 @@ class Catalog:
         def gone(_: StoredObject) -> None:
             return None
 
-        await _whole(self._edit((kind, name), gone))
+        await _whole(self._edit((kind, name), gone, actor))
 
-    async def set_disabled(self, user: str, disabled: bool) -> None:
+    async def set_disabled(self, user: str, disabled: bool, actor: str = BY_HAND) -> None:
         """:raises NoSuchObject: there is no such user"""
 
         def switched(found: StoredObject) -> StoredObject:
             return StoredObject(found.owner, {**found.body, "disabled": disabled})
 
-        await _whole(self._edit(("users", user), switched))
+        await _whole(self._edit(("users", user), switched, actor))
 
-    async def set_draining(self, resource: str, address: str, draining: bool) -> None:
+    async def set_draining(
+        self, resource: str, address: str, draining: bool, actor: str = BY_HAND
+    ) -> None:
         """:raises NoSuchObject: there is no such resource"""
 
         def switched(found: StoredObject) -> StoredObject:
             return _drained(found, address, draining)
 
-        await _whole(self._edit(("resources", resource), switched))
+        await _whole(self._edit(("resources", resource), switched, actor))
 
-    async def set_password(self, user: str, password: str) -> None:
+    async def set_password(self, user: str, password: str, actor: str = BY_HAND) -> None:
         """
         :raises NoSuchObject: there is no such user
         :raises BadPassword: it is empty, or no Unicode text
@@ -237,9 +241,11 @@ class Catalog:
         def renewed(found: StoredObject) -> StoredObject:
             return StoredObject(found.owner, {**found.body, "password": kept})
 
-        await _whole(self._edit(("users", user), renewed))
+        await _whole(self._edit(("users", user), renewed, actor))
 
-    async def _edit(self, key: Key, edit: Callable[[StoredObject], StoredObject | None]) -> None:
+    async def _edit(
+        self, key: Key, edit: Callable[[StoredObject], StoredObject | None], actor: str
+    ) -> None:
         """One object, by hand."""
         async with self._lock:
             version, stored = await self._store.bodies()
@@ -251,7 +257,7 @@ class Catalog:
             problems = objects.dangling(plan.after(), ())
             if problems:
                 raise StillNeeded("; ".join(problem.message for problem in problems))
-            await self._commit(plan, BY_HAND)
+            await self._commit(plan, actor)
 
     async def _commit(self, plan: Plan, actor: str) -> None:
         """The change happens here, or not at all."""

@@ -24,6 +24,8 @@ from gateway.model import Ask, Grant, Identity, Protocol, Resource, SessionInfo
 from gateway.store import Store
 from gateway.targets import Targets
 
+READING = ("transcript.read", "audit.read")  # events of which only the command line knows
+
 Arguments = Mapping[str, Any]
 
 
@@ -57,7 +59,7 @@ class Commands:
             "doctor": self.doctor,
             "status": self.status,
             "reload": self.reload,
-            "read": self.read,
+            "note": self.note,
         }
 
     async def apply(self, arguments: Arguments) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Commands:
             owner=None,
             prune=bool(arguments.get("prune")),
             dry_run=bool(arguments.get("dry_run")),
+            actor=arguments["by"],
         )
         return {"changes": [asdict(change) for change in changes]}
 
@@ -76,19 +79,20 @@ class Commands:
         return {"objects": found}
 
     async def delete(self, arguments: Arguments) -> dict[str, Any]:
-        await self.catalog.delete(arguments["kind"], arguments["name"])
+        await self.catalog.delete(arguments["kind"], arguments["name"], arguments["by"])
         return {}
 
     async def disable(self, arguments: Arguments) -> dict[str, Any]:
-        await self.catalog.set_disabled(arguments["name"], True)
+        await self.catalog.set_disabled(arguments["name"], True, arguments["by"])
         return {}
 
     async def enable(self, arguments: Arguments) -> dict[str, Any]:
-        await self.catalog.set_disabled(arguments["name"], False)
+        await self.catalog.set_disabled(arguments["name"], False, arguments["by"])
         return {}
 
     async def passwd(self, arguments: Arguments) -> dict[str, Any]:
-        await self.catalog.set_password(arguments["name"], arguments["password"])
+        name, password = arguments["name"], arguments["password"]
+        await self.catalog.set_password(name, password, arguments["by"])
         return {}
 
     async def sessions(self, arguments: Arguments) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class Commands:
         found = [info.id for info in self.live.infos() if prefix and info.id.startswith(prefix)]
         if len(found) != 1:
             raise GatewayError(f"{len(found) or 'no'} running sessions match {prefix!r}")
-        if not self.live.kill(found[0], arguments.get("reason") or ""):
+        if not self.live.kill(found[0], arguments.get("reason") or "", arguments["by"]):
             raise GatewayError(f"session {found[0]} has just ended")
         return {"id": found[0]}
 
@@ -209,12 +213,17 @@ class Commands:
         }
 
     async def reload(self, arguments: Arguments) -> dict[str, Any]:
+        self.audit.write("gateway.reload", by=arguments["by"])
         await self.reload_all()
         return {}
 
-    async def read(self, arguments: Arguments) -> dict[str, Any]:
-        """Somebody reads a transcript: the audit log is to know."""
-        self.audit.write("transcript.read", session=arguments["id"], how=arguments.get("how", ""))
+    async def note(self, arguments: Arguments) -> dict[str, Any]:
+        """Somebody reads a transcript, or the audit log, which is to know."""
+        facts = dict(arguments)
+        event = facts.pop("event")
+        if event not in READING:
+            raise GatewayError(f"{event!r} is not for the command line to note")
+        self.audit.write(event, **facts)
         return {}
 
 

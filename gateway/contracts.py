@@ -38,7 +38,8 @@ class CancelKey:
 class Jump:
     """What a client asks for that names no resource: connections through this one will.
 
-    ``user`` is a claim; ``admit`` opens the way once it is proved.
+    ``user`` is a claim; ``admit`` opens the way once it is proved, and raises
+    :class:`~gateway.errors.Gone` if nobody is left to go it.
     """
 
     user: str
@@ -161,6 +162,9 @@ class Hops(Protocol):
     def begin(self, edge: Edge) -> None:
         """Tell the story of a connection inside this one."""
 
+    def leave(self) -> None:
+        """The connection has ended: others may have its place. Idempotent."""
+
 
 class Edge(Protocol):
     """The client's side of one connection, before it is a session."""
@@ -236,4 +240,7 @@ class Document:
 
 
 Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
-"""One command of the control socket: arguments in, JSON-able result out."""
+"""One command of the control socket: arguments in, JSON-able result out.
+
+Among the arguments is ``by``: who gave it, as the kernel knows them.
+"""

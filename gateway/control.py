@@ -3,7 +3,8 @@
 One JSON object a line, each way: ``{"command": …, "arguments": {…}}``, answered by
 ``{"result": …}`` or ``{"error": {"code": exit code, "message": …, "problems": […]}}``.
 Only the daemon's own user (and root) is let in: the socket is 0600 in a 0700 directory, and
-the peer's user id is asked of the kernel. A lock beside it keeps a second daemon out.
+the peer's user id is asked of the kernel. Commands are told who asks (``by``), whatever a
+request says. A lock beside it keeps a second daemon out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import fcntl
 import json
 import os
+import pwd
 import socket
 import struct
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ UNREACHABLE = 69  # sysexits.h: EX_UNAVAILABLE
 BAD_CONFIGURATION = 78  # sysexits.h: EX_CONFIG
 
 MAX_LINE = 1 << 24  # bytes: an objects file of 100,000 users fits
+NO_LOGIN = 0xFFFFFFFF  # the login uid of what no log-in started
 TIMEOUT = 300.0  # seconds the command line waits: an apply of that file takes about 60
 
 log = Logger()
@@ -73,19 +76,21 @@ class Control:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if _peer(writer) in (0, os.geteuid()):
+            process, user = _peer(writer)
+            if user in (0, os.geteuid()):
+                by = await asyncio.to_thread(caller, process, user)  # names may be a network away
                 while line := await reader.readline():
-                    writer.write(await self._answer(line))
+                    writer.write(await self._answer(line, by))
                     await writer.drain()
         except (ConnectionError, ValueError):
             pass  # gone, or a line beyond the limit
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _answer(self, line: bytes, by: str) -> bytes:
         try:
             command, arguments = self._request(line)
-            return _line({"result": await command(arguments)})
+            return _line({"result": await command({**arguments, "by": by})})
         except BadFile as bad:
             return _error(BAD_CONFIGURATION, str(bad), bad.problems)
         except GatewayError as failed:
@@ -139,12 +144,33 @@ def _line(answer: Mapping[str, Any]) -> bytes:
     return json.dumps(answer).encode() + b"\n"
 
 
-def _peer(writer: asyncio.StreamWriter) -> int:
-    """The user id at the other end."""
+def _peer(writer: asyncio.StreamWriter) -> tuple[int, int]:
+    """The process and the user id at the other end."""
     sock: socket.socket = writer.get_extra_info("socket")
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    return int(uid)
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    process, user, _ = struct.unpack("iII", credentials)
+    return process, user
+
+
+def caller(process: int, user: int, proc: Path = Path("/proc")) -> str:
+    """Who that is, for the audit log: ``root (0)``, or ``alice (1000) as root (0)``.
+
+    Whoever logged in stays on record through sudo and su: the kernel's login uid.
+    """
+    try:
+        login = int((proc / str(process) / "loginuid").read_text())
+    except (OSError, ValueError):  # not kept by this kernel, or the process has gone
+        login = NO_LOGIN
+    named = _named(user)
+    return named if login in (user, NO_LOGIN) else f"{_named(login)} as {named}"
+
+
+def _named(user: int) -> str:
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:
+        name = "?"
+    return f"{name} ({user})"
 
 
 class CommandFailed(GatewayError):

@@ -140,13 +140,13 @@ class Live:
     def find(self, session_id: str) -> Session | None:
         return self._sessions.get(session_id)
 
-    def kill(self, session_id: str, reason: str) -> bool:
-        """End one session; False if it does not run (any more)."""
+    def kill(self, session_id: str, reason: str, by: str = "") -> bool:
+        """End one session, as *by* wants it; False if it does not run (any more)."""
         session = self._sessions.get(session_id)
         if session is None:
             return False
         session.end(End(EndReason.KILLED, reason))
-        self._audit.write("session.killed", session=session_id, reason=reason)
+        self._audit.write("session.killed", session=session_id, reason=reason, by=by)
         return True
 
     async def recheck(self, snapshot: Snapshot, *, timed: bool = False) -> None:

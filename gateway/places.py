@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from attrs import frozen
@@ -32,6 +33,12 @@ class Places:
     @property
     def keys(self) -> Path:
         return self.state_dir / "keys"
+
+    def remains(self) -> Path | None:
+        """Something that was made with the keys, if there is anything."""
+        written = (root.rglob("*.gwt") for root in (self.transcripts, self.audit))
+        found = chain((self.store,), *written)
+        return next((path for path in found if path.exists()), None)
 
     @property
     def ca(self) -> Path:

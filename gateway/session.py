@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 
 from attrs import field, frozen
@@ -51,7 +51,8 @@ class Observer:
     """What the story tells to whoever counts: by default, nobody does."""
 
     def login(self, outcome: str, seconds: float = 0) -> None:
-        """*outcome*: "admitted" after so many *seconds*, or the name of the refusal."""
+        """*outcome*: "admitted" after so many *seconds*, "jump" (a way to sessions, and none
+        itself), or the name of the refusal."""
 
 
 @frozen
@@ -83,6 +84,7 @@ class Inside:
     _door: Door
     user: str
     _source: IPAddress
+    leave: Callable[[], None]
 
     def allows(self, resource: str) -> bool:
         """Absent and forbidden look the same. A refusal is in the audit log."""
@@ -131,7 +133,7 @@ async def _story(door: Door, edge: Edge, asked: list[Ask | Jump]) -> None:
     asked.append(ask)
     identity = await door.prover.prove(edge, ask.user, door.snapshot())
     if isinstance(ask, Jump):
-        ask.admit(Inside(door, identity.user, ask.source))
+        _jump(door, ask, identity)
         return
     decision = policy.decide(ask, identity, door.snapshot(), _now(door))
     if isinstance(decision, Denied):
@@ -145,6 +147,20 @@ async def _story(door: Door, edge: Edge, asked: list[Ask | Jump]) -> None:
             upstream.abort()
             raise
     door.observer.login("admitted", door.clock() - began)
+
+
+def _jump(door: Door, ask: Jump, identity: Identity) -> None:
+    """Who may go on from here has a seat until their connection ends, whatever goes through."""
+    seat = ExitStack()
+    seat.enter_context(door.live.seat(identity.user))
+    try:
+        facts = {"user": identity.user, "source": str(ask.source), "method": identity.method}
+        door.audit.write("login.jump", **facts)
+        ask.admit(Inside(door, identity.user, ask.source, seat.close))
+    except BaseException:
+        seat.close()
+        raise
+    door.observer.login("jump")
 
 
 def _open(
@@ -161,6 +177,9 @@ def _open(
     try:
         door.audit.write("session.started", **_facts(renewed, info))
         session.running = edge.splice(upstream, renewed, transcript, session.done)
+    except NotRecorded as unwritable:
+        session.done(End(EndReason.NOT_RECORDED, unwritable.detail))
+        raise
     except BaseException as failed:
         session.done(End(EndReason.FAILED, type(failed).__name__))
         raise

@@ -21,11 +21,13 @@ from tests.daemon import OBJECTS, STARTED, Daemon, running
 from tests.support import asyncio_test
 
 ONE, OTHER = "a" * 16, "ab" + "c" * 14
+BY = "alice (1000) as root (0)"
 
 
 async def ask(daemon: Daemon, command: str, **arguments: Any) -> Any:
     """As the control socket does it: JSON in, JSON out."""
-    answer = await daemon.commands.table()[command](json.loads(json.dumps(arguments)))
+    given = {**json.loads(json.dumps(arguments)), "by": BY}
+    answer = await daemon.commands.table()[command](given)
     return json.loads(json.dumps(answer))
 
 
@@ -83,7 +85,16 @@ async def test_single_objects(tmp_path: Path) -> None:
         verifier = daemon.catalog.snapshot.users["bob"].password
         assert verifier is not None
         assert matches(verifier, "grüße")
+        await ask(daemon, "apply", text="users: [{name: eve}]", file="f")
         await ask(daemon, "delete", kind="users", name="bob")
+        changes = [(each["actor"], *each["changes"]) for each in daemon.audited("objects.changed")]
+        assert changes[1:] == [
+            (BY, "~ users bob (disabled)"),
+            (BY, "~ users bob (disabled)"),
+            (BY, "~ users bob (password)"),
+            (BY, "+ users eve"),
+            (BY, "- users bob"),
+        ]
         with pytest.raises(NoSuchObject, match="no user 'bob'"):
             await ask(daemon, "get", kind="users", name="bob")
         with pytest.raises(GatewayError, match="analysts-read"):
@@ -136,7 +147,7 @@ async def test_kill(tmp_path: Path) -> None:
         assert one.running.ended == [End(EndReason.KILLED, "lunch")]
         assert await listed(daemon, live=True) == [OTHER]
         (noted,) = daemon.audited("session.killed")
-        assert (noted["session"], noted["reason"]) == (ONE, "lunch")
+        assert (noted["session"], noted["reason"], noted["by"]) == (ONE, "lunch", BY)
 
 
 EXPLAINED: list[tuple[dict[str, Any], bool, str]] = [
@@ -185,6 +196,8 @@ async def test_status_and_reload(tmp_path: Path) -> None:
         assert status["started"] == stamp(STARTED)
         assert await ask(daemon, "reload") == {}
         assert daemon.reloaded == 1
+        (noted,) = daemon.audited("gateway.reload")
+        assert noted["by"] == BY
 
 
 @asyncio_test
@@ -192,14 +205,20 @@ async def test_who_reads_a_transcript_is_noted_or_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path) as daemon:
-        assert await ask(daemon, "read", id=ONE, how="replay") == {}
+        asked = {"event": "transcript.read", "session": ONE, "how": "replay"}
+        assert await ask(daemon, "note", **asked) == {}
         (noted,) = daemon.audited("transcript.read")
-        assert (noted["session"], noted["how"]) == (ONE, "replay")
+        assert (noted["session"], noted["how"], noted["by"]) == (ONE, "replay", BY)
+        assert await ask(daemon, "note", event="audit.read", user="bob") == {}
+        (noted,) = daemon.audited("audit.read")
+        assert (noted["user"], noted["by"]) == ("bob", BY)
+        with pytest.raises(GatewayError, match=r"'session\.killed' is not for the command line"):
+            await ask(daemon, "note", event="session.killed", session=ONE)
 
         def full(descriptor: int, data: bytes) -> int:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(NotRecorded):
-            await ask(daemon, "read", id=ONE, how="replay")
+            await ask(daemon, "note", **asked)
         monkeypatch.undo()

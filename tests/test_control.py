@@ -27,6 +27,7 @@ from gateway.control import (
     CommandFailed,
     Control,
     call,
+    caller,
 )
 from gateway.errors import BadFile, GatewayError, NotRecorded, Problem
 from tests.leaks import nothing_left
@@ -50,6 +51,7 @@ class Daemon:
     def table(self) -> dict[str, Any]:
         return {
             "echo": self.echo,
+            "who": self.who,
             "wait": self.wait,
             "bad": self.bad,
             "fail": self.fail,
@@ -58,7 +60,10 @@ class Daemon:
         }
 
     async def echo(self, arguments: Mapping[str, Any]) -> Any:
-        return dict(arguments)
+        return {name: value for name, value in arguments.items() if name != "by"}
+
+    async def who(self, arguments: Mapping[str, Any]) -> Any:
+        return arguments["by"]
 
     async def wait(self, arguments: Mapping[str, Any]) -> str:
         self.began.set()
@@ -289,6 +294,30 @@ async def test_the_socket_is_the_owners(path: Path) -> None:
 async def test_nobody_else_is_heard_even_if_the_file_lets_them_in(path: Path) -> None:
     async with daemon(path):
         assert await asyncio.to_thread(_said_by, NOBODY, path) == "connected, and heard b''"
+
+
+@asyncio_test
+async def test_a_command_knows_who_gave_it_whatever_they_say(path: Path) -> None:
+    async with daemon(path) as here:
+        mine = caller(os.getpid(), os.geteuid())
+        assert await here.ask("who") == mine
+        assert await here.ask("who", by="somebody else") == mine
+
+
+def test_a_caller_is_who_logged_in_too(tmp_path: Path) -> None:
+    login = tmp_path / "7" / "loginuid"
+    login.parent.mkdir()
+    for uid, content, said in (
+        (0, None, "root (0)"),
+        (0, "4294967295", "root (0)"),
+        (0, "0", "root (0)"),
+        (0, f"{NOBODY}\n", f"nobody ({NOBODY}) as root (0)"),
+        (4_000_000_000, "0", "root (0) as ? (4000000000)"),
+        (0, "no number", "root (0)"),
+    ):
+        if content is not None:
+            login.write_text(content)
+        assert caller(7, uid, proc=tmp_path) == said
 
 
 def _said_by(user: int, path: Path) -> str:

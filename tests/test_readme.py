@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from tests.demo.demos import GATEWAY, Demo
 from tests.real.servers import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
-PASSWORDS = {"alice": "alice-demo", "bob": "bob-demo"}
+CLIENTS = {"ssh", "scp", "sftp"}  # of OpenSSH
+TYPED = {"psql": "SELECT 1;\n", "ssh": "date\n", "sftp": "ls\n"}
 
 
 def document(name: str) -> nodes.document:
@@ -44,6 +46,16 @@ def lines(kind: str = "plain") -> list[str]:
     return found
 
 
+def entries() -> str:
+    """What README.rst has for ~/.ssh/config."""
+    [block] = [
+        block
+        for block in document("README.rst").findall(nodes.literal_block)
+        if "config" in block["classes"]
+    ]
+    return block.astext()
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The demo, under the domain that the README uses."""
@@ -62,7 +74,7 @@ def environment(demo: Demo) -> dict[str, str]:
     passfile = demo.path.with_name("pgpass")
     passfile.touch(0o600)
     users = ["alice", "alice#orders", r"alice\:orders", "bob/app_rw", "bob/app_rw#orders"]
-    passfile.write_text("".join(f"*:*:*:{user}:{PASSWORDS[_who(user)]}\n" for user in users))
+    passfile.write_text("".join(f"*:*:*:{user}:{demo.password(_who(user))}\n" for user in users))
     port = re.search(r"port=(\d+)", demo.line("user=alice"))
     assert port
     return {
@@ -74,6 +86,51 @@ def environment(demo: Demo) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def ssh_port(demo: Demo) -> str:
+    found = re.search(r"ssh -p (\d+)", demo.text)
+    assert found
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def typed(demo: Demo, environment: dict[str, str], ssh_port: str) -> dict[str, str]:
+    """A shell of somebody who types the lines as they are."""
+    return environment | {"PATH": f"{clients(demo, 'typed', '')}:{environment['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def configured(demo: Demo, environment: dict[str, str], ssh_port: str) -> dict[str, str]:
+    """And of somebody who has README.rst's entries in ~/.ssh/config."""
+    here = "HostName 127.0.0.1\n    HostKeyAlias gw.example.com"
+    text = entries().replace("HostName gw.example.com", here).replace("2222", ssh_port)
+    return environment | {"PATH": f"{clients(demo, 'configured', text)}:{environment['PATH']}"}
+
+
+def clients(demo: Demo, name: str, text: str) -> Path:
+    """OpenSSH's programs as alice has them, for whom gw.example.com is the demo."""
+    place = demo.path.with_name(name)
+    place.mkdir()
+    (place / "config").write_text(f"""\
+{text}
+Host gw.example.com
+    HostName 127.0.0.1
+    HostKeyAlias gw.example.com
+Host *
+    UserKnownHostsFile {demo.path / "known_hosts"}
+    StrictHostKeyChecking yes
+    IdentityFile {demo.path / "keys" / "alice"}
+    IdentitiesOnly yes
+    BatchMode yes
+""")
+    for program in CLIENTS:
+        (place / program).write_text(
+            f'#!/bin/sh\nexec {shutil.which(program)} -F {place / "config"} "$@"\n'
+        )
+        (place / program).chmod(0o700)
+    return place
+
+
 def _who(user: str) -> str:
     return re.split(r"\W", user)[0]
 
@@ -83,7 +140,7 @@ def run(line: str, cwd: Path, environment: dict[str, str]) -> subprocess.Complet
         ["/bin/sh", "-c", line],
         cwd=cwd,
         env=environment,
-        input="SELECT 1;\n",
+        input=TYPED.get(line.split()[0], ""),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -91,22 +148,30 @@ def run(line: str, cwd: Path, environment: dict[str, str]) -> subprocess.Complet
     )
 
 
-def test_every_line_does_what_it_says(demo: Demo, environment: dict[str, str]) -> None:
+def test_every_line_does_what_it_says(
+    demo: Demo, typed: dict[str, str], configured: dict[str, str], ssh_port: str
+) -> None:
     listed = lines()
-    assert {line.split()[0] for line in listed} == {"gateway", "psql"}
+    assert {line.split()[0] for line in listed} == {"gateway", "psql", *CLIENTS}
+    (demo.path / "known_hosts").unlink()  # one of the lines makes it
     for line in listed:
         expected = re.search(r"# exits with (\d+)$", line)
+        environment = typed if {"-p", "-P", "-J"} & set(line.split()) else configured
         with session(line, demo, environment) as found:
-            done = run(line.replace(" ID", f" {found}"), demo.path, environment)
+            said = line.replace(" ID", f" {found}").replace("2222", ssh_port)
+            done = run(said, demo.path, environment)
         assert done.returncode == (int(expected[1]) if expected else 0), (line, done.stderr)
         assert "(1 row)" in done.stdout or not line.startswith("psql")
+        assert re.search(r"\d\d:\d\d:\d\d", done.stdout) or not line.startswith("ssh ")
 
 
 @contextmanager
 def session(line: str, demo: Demo, environment: dict[str, str]) -> Iterator[str]:
     """The id of a session to put into *line*: a running one where it is to be killed."""
     if not line.startswith("gateway kill"):
-        yield sessions(demo, environment)[0]["id"] if " ID" in line else ""
+        resource = "web" if "--to cast" in line else "orders"
+        found = sessions(demo, environment, f"--resource {resource}") if " ID" in line else []
+        yield found[0]["id"] if found else ""
         return
     psql = next(line for line in lines() if line.startswith("psql"))
     command = ["/bin/sh", "-c", f"exec {psql} -c 'SELECT pg_sleep(60)'"]
@@ -129,6 +194,13 @@ def test_the_files_made_on_the_way_are_good(demo: Demo) -> None:
     assert "bindings" in json.loads((demo.path / "objects.schema.json").read_text())["properties"]
     events = [json.loads(line) for line in (demo.path / "session.jsonl").read_text().splitlines()]
     assert [event["sql"] for event in events if event["kind"] == "statement"] == ["SELECT 1;"]
+    cast = [json.loads(line) for line in (demo.path / "session.cast").read_text().splitlines()]
+    assert cast[0]["version"] in (2, 3)
+    assert len(cast) > 1
+    assert (demo.path / "session.html").read_text().startswith("<!")
+    assert (demo.path / "gateway_user_ca.pub").read_text().startswith("ssh-ed25519 ")
+    objects = (demo.path / "objects.yaml").read_text()
+    assert (demo.path / "copied.yaml").read_text() == objects
 
 
 def test_lines_for_root_name_what_there_is() -> None:

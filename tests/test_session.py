@@ -431,7 +431,8 @@ async def test_without_an_audit_log_there_is_no_session(tmp_path: Path) -> None:
         assert client.upstream.aborted == 1
         assert client.quote == ""
         assert [verdict.status for verdict in here.verdicts()] == ["ok"]
-        assert [info.reason for info in here.ended] == ["internal error: NotRecorded"]
+        [info] = here.ended
+        assert info.reason.startswith("recording failed: ")
         assert not here.live.infos()
 
 
@@ -459,7 +460,61 @@ async def test_a_jump_is_open_once_it_is_proved(tmp_path: Path) -> None:
         assert client.heard == PROVED
         assert [way.user for way in ways] == ["alice"]
         assert not here.live.infos()
-        assert not here.entries()
+        assert here.counts.logins == ["jump"]
+        [entry] = here.entries()
+        assert {name: entry[name] for name in ("event", "user", "source", "method")} == {
+            "event": "login.jump",
+            "user": "alice",
+            "source": "10.1.1.1",
+            "method": "password",
+        }
+
+
+@asyncio_test
+async def test_a_jump_has_a_seat_until_its_connection_ends(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        ways: list[Hops] = []
+        await here.visit(ask=jump(ways))
+        for ask in (ALICE, jump(ways)):
+            refused = await here.visit(ask=ask)
+            assert refused.heard == [*PROVED, "no: too many connections", "closed"]
+        assert [event for event, _ in here.audited()] == ["login.jump", "refused", "refused"]
+        [way] = ways
+        way.leave()
+        way.leave()
+        await _the_seat_is_free(here)
+        assert (await here.visit()).heard[-2:] == ["no: too many connections", "closed"]
+
+
+@pytest.mark.parametrize("failed", [Gone(), ZeroDivisionError()], ids=["gone", "mistake"])
+@asyncio_test
+async def test_a_jump_that_is_not_opened_has_no_seat(failed: Exception, tmp_path: Path) -> None:
+    def admit(way: Hops) -> None:
+        raise failed
+
+    async with house(tmp_path, broken=not isinstance(failed, Gone)) as here:
+        client = await here.visit(ask=Jump("alice", ALICE.source, admit))
+        assert client.closed
+        await _the_seat_is_free(here)
+
+
+@asyncio_test
+async def test_a_jump_that_cannot_be_noted_stays_shut(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        here.lose_audit()
+        ways: list[Hops] = []
+        client = await here.visit(ask=jump(ways))
+        assert client.heard == [*PROVED, f"no: {NotRecorded.public}", "closed"]
+        assert not ways
+        assert here.counts.logins == ["NotRecorded"]
+
+
+@asyncio_test
+async def test_no_jump_while_the_gateway_stops(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        await here.live.drain(0)
+        client = await here.visit(ask=jump([]))
+        assert client.heard == [*PROVED, "no: the gateway is shutting down", "closed"]
 
 
 @pytest.mark.parametrize(
@@ -496,12 +551,12 @@ async def test_each_hop_is_decided_when_it_is_made(tmp_path: Path) -> None:
         ways: list[Hops] = []
         await here.visit(ask=jump(ways))
         assert ways[0].allows("web")
-        assert not here.entries()
+        assert here.audited() == [("login.jump", "")]
         assert not ways[0].allows("orders")
         assert not ways[0].allows("nowhere")
         here.snapshot = snapshot(version=2)
         assert not ways[0].allows("web")
-        assert here.audited() == [
+        assert here.audited()[1:] == [
             ("refused", "orders speaks postgresql, not ssh"),
             ("refused", "there is no resource nowhere"),
             ("refused", "no binding is for this user"),
@@ -523,13 +578,13 @@ async def test_who_has_yet_to_name_an_account_may_try(tmp_path: Path) -> None:
             roles={"reader": evolve(READER, allow=(evolve(clause, accounts=frozenset(accounts)),))},
         )
         assert ways[0].allows("web")
-        assert not here.entries()
+        assert here.audited() == [("login.jump", "")]
 
 
 @asyncio_test
 async def test_a_connection_inside_has_a_story_of_its_own(tmp_path: Path) -> None:
     web = evolve(ALICE, protocol=Protocol.SSH, resource="web")
-    async with house(tmp_path) as here:
+    async with house(tmp_path, limits=(2, 2)) as here:
         ways: list[Hops] = []
         await here.visit(ask=jump(ways))
         inner, refused = Client({"ask": web}), Client({"ask": evolve(web, resource="orders")})

@@ -1,7 +1,6 @@
 """Commands that read recordings: replay, watch, export, search, verify.
 
-They read the files themselves, daemon or not; a running daemon is told, so that the audit
-log knows who looked.
+They read the files themselves, daemon or not; the audit log knows who looked.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from typing import Any, TextIO
 
 import click
 
+from gateway.cli.audit import note
 from gateway.cli.root import Context, command, format_option
 from gateway.cli.show import listing
-from gateway.control import FAILED, UNREACHABLE, CommandFailed
+from gateway.control import FAILED
 from gateway.errors import GatewayError, printable
 
 VERDICTS = ("id", "status", "detail", "records")
@@ -44,8 +44,8 @@ def replay(
     Terminals are played: space pauses, + and - change the speed, q quits.
     """
     from gateway.cli import player
-    from gateway.record import export
-    from gateway.record.cast import NoTerminal
+    from gateway.show import export
+    from gateway.show.cast import NoTerminal
 
     path = _found(context, session, "replay")
     if form == "jsonl":
@@ -94,7 +94,7 @@ class _Screen:
         self._terminals: dict[Any, _Terminal] = {}
 
     def show(self, event: dict[str, Any]) -> None:
-        from gateway.record import export
+        from gateway.show import export
 
         channel = event.get("channel")
         if event["kind"] == "channel" and event.get("pty"):
@@ -133,8 +133,8 @@ class _Terminal:
 @click.option("-o", "--output", type=click.File("w", lazy=True), default="-")
 def export(context: Context, session: str, form: str, channel: int | None, output: TextIO) -> None:
     """Write a session's transcript in another form: cast is asciinema's."""
-    from gateway.record.cast import to_cast
-    from gateway.record.export import to_html, to_jsonl
+    from gateway.show.cast import to_cast
+    from gateway.show.export import to_html, to_jsonl
 
     events = _events(_found(context, session, "export"))
     if form == "cast":
@@ -158,9 +158,9 @@ def search(context: Context, text: str, form: str) -> None:
             click.echo(printable(f"gateway: {path.stem}: {why}"), err=True)
             unreadable = True
             continue
-        if hits:
-            _tell(context, path.stem, "search")
         rows += [{"id": path.stem, "at": hit["at"], _SAID[hit["kind"]]: _said(hit)} for hit in hits]
+    found = dict.fromkeys(row["id"] for row in rows)
+    note(context, "transcript.read", *({"session": each, "how": "search"} for each in found))
     listing(rows, ("id", "at", *_SAID.values()), form)
     raise SystemExit(FAILED if unreadable else 0)
 
@@ -179,44 +179,58 @@ def _contains(event: Mapping[str, Any], text: str) -> bool:
 
 
 @command()
-@click.argument("session", metavar="ID", required=False)
+@click.argument("sessions", metavar="[ID|FILE]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All transcripts, and the audit log.")
+@click.option("--key", type=click.Path(path_type=Path), metavar="transcripts.pub",
+              help="Judge by this public key alone, on any machine.")  # fmt: skip
 @format_option
-def verify(context: Context, session: str | None, every: bool, form: str) -> None:
-    """Check that nobody altered a transcript: ok, open, truncated or altered (exit 1)."""
-    if every == (session is not None):
-        raise click.UsageError("name one session, or say --all")
-    from gateway.record import reader
+def verify(
+    context: Context, sessions: tuple[str, ...], every: bool, key: Path | None, form: str
+) -> None:
+    """Check that nobody altered a transcript: ok, open, truncated or altered (exit 1).
 
-    places = context.places()
-    if every:
-        paths = [*_transcripts(context), *sorted(places.audit.glob("*.gwt"))]
-    else:
-        paths = [reader.find(places.transcripts, session or "")]
-    verdicts = list(_verdicts(context, paths, every))
+    A FILE is a transcript, or a file of the audit log, with a / or .gwt in its name; it must
+    be called what it was. With --key only what signatures cover is judged: all of one that is ok.
+    """
+    if every == bool(sessions):
+        raise click.UsageError("name a session or a file, or say --all")
+    paths = _everything(context) if every else [_named(context, name) for name in sessions]
+    verdicts = list(_verdicts(context, paths, every, key))
     listing(verdicts, VERDICTS, form)
     raise SystemExit(FAILED if any(row["status"] == "altered" for row in verdicts) else 0)
 
 
-def _verdicts(context: Context, paths: list[Path], every: bool) -> Iterator[dict[str, Any]]:
-    """*every*: those are all that there are, and what else the session index knows is missing."""
-    from gateway.record.keys import signing_key
+def _everything(context: Context) -> list[Path]:
+    return [*_transcripts(context), *sorted(context.places().audit.glob("*.gwt"))]
+
+
+def _named(context: Context, name: str) -> Path:
+    from gateway.record import reader
+    from gateway.record.format import SUFFIX
+
+    if "/" in name or name.endswith(SUFFIX):
+        return Path(name)
+    return reader.find(context.places().transcripts, name)
+
+
+def _verdicts(
+    context: Context, paths: list[Path], every: bool, key: Path | None
+) -> Iterator[dict[str, Any]]:
+    """*every*: those are all that there are, and what else the session index knows is missing.
+
+    *key*: all that is known here of the gateway that wrote them.
+    """
     from gateway.record.verify import verify as judge
     from gateway.store import read_digests
-    from gateway.vault import FileVault
 
-    places = context.places()
-    digests = read_digests(places.store)
+    digests = {} if key else read_digests(context.places().store)
     if every:
         for gone in sorted(digests.keys() - {path.stem for path in paths}):
             detail = "the session index knows it, and it is gone"
             yield {"id": gone, "status": "altered", "detail": detail, "records": 0}
     if not paths:
         return
-    if not places.keys.is_dir():  # they would be made, and fit nothing
-        raise GatewayError(f"{places.keys}: what the transcripts were signed with is not there")
-    public = signing_key(places.keys).public_key()
-    mac = FileVault.open(places.keys).derive(b"transcripts")
+    public, mac = _keys(context, key)
     for path in paths:
         verdict = judge(path, public, mac, digests.get(path.stem))
         yield {
@@ -227,21 +241,25 @@ def _verdicts(context: Context, paths: list[Path], every: bool) -> Iterator[dict
         }
 
 
+def _keys(context: Context, key: Path | None) -> tuple[Any, bytes | None]:
+    """The public key, and the secret of the tags where it is known."""
+    from gateway.record.keys import load, public_key
+    from gateway.vault import FileVault
+
+    if key is not None:
+        return public_key(key), None
+    keys = context.places().keys
+    if not keys.is_dir():
+        raise GatewayError(f"{keys}: what the transcripts were signed with is not there")
+    return load(keys).public_key(), FileVault.load(keys).derive(b"transcripts")
+
+
 def _found(context: Context, session: str, how: str) -> Path:
     from gateway.record import reader
 
     path = reader.find(context.places().transcripts, session)
-    _tell(context, path.stem, how)
+    note(context, "transcript.read", {"session": path.stem, "how": how})
     return path
-
-
-def _tell(context: Context, session: str, how: str) -> None:
-    """What the daemon cannot note is not read; without one there is no audit log."""
-    try:
-        context.call("read", id=session, how=how)
-    except CommandFailed as failed:
-        if failed.code != UNREACHABLE:
-            raise
 
 
 def _transcripts(context: Context) -> list[Path]:

@@ -90,4 +90,11 @@ def command(name: str | None = None, group: click.Group = gateway) -> Callable[[
 
 
 # The groups register themselves.
-from gateway.cli import files, objects, recordings, sessions, targets  # noqa: E402, F401
+from gateway.cli import (  # noqa: E402
+    audit,  # noqa: F401
+    files,  # noqa: F401
+    objects,  # noqa: F401
+    recordings,  # noqa: F401
+    sessions,  # noqa: F401
+    targets,  # noqa: F401
+)

@@ -3,10 +3,13 @@
 ::
 
     gateway.yaml objects.yaml   written once, then the user's to change
-    secrets/                    passwords of the accounts, one file each
+    secrets/                    passwords of accounts and people, one file each; a host key
+    keys/                       SSH keys of people
+    ssh_config known_hosts      for people's ssh; written at each start
     demo.json                   ports; marks the directory as a demo's
     state/                      the gateway's
     primary/ standby/           PostgreSQL's, each with its .log
+    web/                        the home on the SSH target, with its .log beside it
 """
 
 from __future__ import annotations
@@ -25,14 +28,33 @@ from pathlib import Path
 from string import Template
 
 from attrs import field, frozen
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
 
 from gateway.config import MAX_SOCKET
 from gateway.errors import GatewayError
 from gateway.places import Places
 
-USUAL = {"gateway": 5432, "primary": 5433, "standby": 5434, "diagnostics": 9090}
+USUAL = {
+    "gateway": 5432,
+    "ssh": 2222,
+    "primary": 5433,
+    "standby": 5434,
+    "web": 2223,
+    "diagnostics": 9090,
+}
 ACCOUNTS = ("app_ro", "app_rw", "standby")
-PEOPLE = {"alice": "alice-demo", "bob": "bob-demo"}  # for a door that only this machine sees
+PEOPLE = ("alice", "bob")
+HOST_KEY = "web_host_key"
+# Bytes. People may type theirs; behind it is a shell of this machine, whose other users see
+# the door, too.
+ACCOUNTS_RANDOM, PEOPLES_RANDOM = 24, 8
 
 CONFIGURATION = Template("""\
 # The demo's gateway. What is changed here holds from the next start of the demo on;
@@ -41,6 +63,8 @@ state_dir: state
 listeners:
   - address: 127.0.0.1:$gateway
     protocols: [postgresql]
+  - address: 127.0.0.1:$ssh
+    protocols: [ssh]
 domain: gw.localhost      # psql "host=orders.gw.localhost hostaddr=127.0.0.1 ..." names orders
 diagnostics: 127.0.0.1:$diagnostics
 drain_seconds: 2          # Ctrl-C ends the demo soon, whoever is logged in
@@ -62,10 +86,23 @@ resources:
     accounts:
       - {name: app_ro, password: {file: secrets/app_ro}}
       - {name: app_rw, password: {file: secrets/app_rw}}
+  - name: web
+    protocol: ssh
+    labels: {env: demo}
+    targets:
+      - {address: "127.0.0.1:$web", host_key: "$host_key"}
+    accounts:
+      - {name: deploy, certificate: {}}    # made for each session, signed by the gateway
 
 users:
-  - {name: alice, groups: [analysts], password: {plain: "$alice"}}
-  - {name: bob, groups: [ops], password: {plain: "$bob"}}
+  - name: alice
+    groups: [analysts]
+    password: {file: secrets/alice}
+    ssh_keys: ["$alice"]
+  - name: bob
+    groups: [ops]
+    password: {file: secrets/bob}
+    ssh_keys: ["$bob"]
 
 roles:
   - name: reader
@@ -80,10 +117,21 @@ roles:
       - resources: {names: [orders]}
         accounts: [app_rw]
         targets: primary
+  - name: worker    # shells, commands and files, unless told otherwise
+    allow:
+      - resources: {names: [web]}
+        accounts: [deploy]
+  - name: forwarder
+    allow:
+      - resources: {names: [web]}
+        accounts: [deploy]
+        ssh: {forward: ["127.0.0.1:*"]}
 
 bindings:
   - {name: analysts-read, role: reader, subjects: [group:analysts]}
   - {name: ops-write, role: operator, subjects: [group:ops]}
+  - {name: analysts-work, role: worker, subjects: [group:analysts]}
+  - {name: ops-forward, role: forwarder, subjects: [group:ops]}
 """)
 
 
@@ -91,7 +139,7 @@ bindings:
 class Directory:
     """:ivar path: absolute
     :ivar lock: a descriptor; as long as any process has it, the directory is in use
-    :ivar passwords: by account
+    :ivar passwords: by account, and by person
     """
 
     path: Path
@@ -106,6 +154,19 @@ class Directory:
     @property
     def objects(self) -> Path:
         return self.path / "objects.yaml"
+
+    @property
+    def host_key(self) -> Path:
+        """The SSH target's."""
+        return self.path / "secrets" / HOST_KEY
+
+    def key(self, person: str) -> Path:
+        return self.path / "keys" / person
+
+    def replace(self, name: str, text: str) -> Path:
+        """Write the file *name*, which is written at each start."""
+        _replace(self.path / name, text)
+        return self.path / name
 
 
 @contextmanager
@@ -125,10 +186,12 @@ def opened(path: Path | None) -> Iterator[Directory]:
         _ours(path)
         path.chmod(0o700)
         ports = _ports(path)
-        passwords = {account: _password(path / "secrets" / account) for account in ACCOUNTS}
-        _write_once(path / "gateway.yaml", CONFIGURATION.substitute(ports))
-        _write_once(path / "objects.yaml", OBJECTS.substitute(ports, **PEOPLE))
-        yield Directory(path, lock, ports, passwords)
+        home = Directory(path, lock, ports, _passwords(path / "secrets"))
+        keys = {person: _key(home.key(person)) for person in PEOPLE}
+        _write_once(home.configuration, CONFIGURATION.substitute(ports))
+        names = {**ports, **keys, "host_key": _key(home.host_key)}
+        _write_once(home.objects, OBJECTS.substitute(names))
+        yield home
 
 
 def _fits(path: Path) -> None:
@@ -159,16 +222,33 @@ def _ours(path: Path) -> None:
         raise GatewayError(f"{path} is not empty, and no demo made it")
 
 
-def _password(path: Path) -> str:
+def _passwords(place: Path) -> Mapping[str, str]:
+    sizes = {**dict.fromkeys(ACCOUNTS, ACCOUNTS_RANDOM), **dict.fromkeys(PEOPLE, PEOPLES_RANDOM)}
+    return {name: _password(place / name, size) for name, size in sizes.items()}
+
+
+def _password(path: Path, size: int) -> str:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    _write_once(path, secrets.token_urlsafe(24) + "\n")
+    _write_once(path, secrets.token_hex(size) + "\n")
     return path.read_text().strip()
+
+
+def _key(path: Path) -> str:
+    """The public line of the SSH key at *path*, which is made if it is not there."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    fresh = Ed25519PrivateKey.generate()
+    _write_once(
+        path, fresh.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    )
+    kept = load_ssh_private_key(path.read_bytes(), None).public_key()
+    return kept.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def _replace(path: Path, text: str) -> None:
     """All of it or nothing: some of these files have been written by people."""
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text)
+    fresh.unlink(missing_ok=True)
+    _write_once(fresh, text)
     fresh.replace(path)
 
 

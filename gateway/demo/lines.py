@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.config import Config
-from gateway.demo.directory import PEOPLE, Directory
+from gateway.demo.directory import Directory
+from gateway.demo.web import ACCOUNT, JUMP, value
 from gateway.errors import GatewayError
 from gateway.model import Address
 from gateway.places import Places
 
+DOORS = ("postgresql", "ssh")  # the demo shows each
 EVERYWHERE = {"0.0.0.0", "::", "127.0.0.1", "::1"}  # noqa: S104 -- nothing is bound here
 SPECIAL = frozenset('"$`\\!')  # what a shell would not leave alone between double quotes
 
@@ -21,7 +23,8 @@ SPECIAL = frozenset('"$`\\!')  # what a shell would not leave alone between doub
 def lines(home: Directory, configuration: Config) -> Iterator[str]:
     """All of it, when the doors are open."""
     yield f"Gateway serves a demo in {home.path}"
-    yield from _databases(configuration)
+    yield from _databases(home, configuration)
+    yield from _servers(home, configuration)
     yield from _operations(home)
     yield ""
     yield "Ctrl-C stops everything."
@@ -29,9 +32,9 @@ def lines(home: Directory, configuration: Config) -> Iterator[str]:
 
 def psql(configuration: Config, user: str, password: str) -> str:
     """A shell line that logs *user* in."""
-    address = front(configuration)
+    address = reached(configuration, "postgresql")
     target = {
-        "host": "localhost" if address.host in EVERYWHERE else address.host,
+        "host": address.host,
         "port": str(address.port),
         "user": user,
         "dbname": "orders",
@@ -42,15 +45,21 @@ def psql(configuration: Config, user: str, password: str) -> str:
     return f"PGPASSWORD={shlex.quote(password)} psql {_argument(conninfo)}"
 
 
-def front(configuration: Config) -> Address:
-    """Where the first listener for PostgreSQL is.
+def front(configuration: Config, protocol: str) -> Address:
+    """Where the first listener for *protocol* is.
 
     :raises GatewayError: there is none
     """
     for listener in configuration.listeners:
-        if "postgresql" in listener.protocols:
+        if protocol in listener.protocols:
             return listener.address
-    raise GatewayError("the demo needs a listener for postgresql in its gateway.yaml")
+    raise GatewayError(f"the demo needs a listener for {protocol} in its gateway.yaml")
+
+
+def reached(configuration: Config, protocol: str) -> Address:
+    """The same as people here reach it, by a name that the gateway certifies."""
+    address = front(configuration, protocol)
+    return Address("localhost" if address.host in EVERYWHERE else address.host, address.port)
 
 
 def command(path: Path) -> str:
@@ -64,15 +73,41 @@ def command(path: Path) -> str:
     return f"{name} --config {shlex.quote(str(path))}"
 
 
-def _databases(configuration: Config) -> Iterator[str]:
+def _databases(home: Directory, configuration: Config) -> Iterator[str]:
+    alice, bob = home.passwords["alice"], home.passwords["bob"]
     yield ""
-    yield "alice reads, and is led to the standby (password: alice-demo):"
-    yield f"  {psql(configuration, 'alice', PEOPLE['alice'])}"
-    yield "bob writes, and is led to the primary (password: bob-demo):"
-    yield f"  {psql(configuration, 'bob', PEOPLE['bob'])}"
+    yield f"PostgreSQL. alice reads, and is led to the standby (password: {alice}):"
+    yield f"  {psql(configuration, 'alice', alice)}"
+    yield f"bob writes, and is led to the primary (password: {bob}):"
+    yield f"  {psql(configuration, 'bob', bob)}"
     yield "There are the tables customers and orders."
     if shutil.which("psql") is None:
         yield "(psql is not installed here; Debian has it in postgresql-client.)"
+
+
+def _servers(home: Directory, configuration: Config) -> Iterator[str]:
+    address = reached(configuration, "ssh")
+    config = shlex.quote(str(home.path / "ssh_config"))
+    known = shlex.quote(f"UserKnownHostsFile={value(home.path / 'known_hosts')}")
+    file = shlex.quote(str(home.objects))
+    yield ""
+    yield "SSH. A shell of alice's on the server web; her key is in the demo's directory:"
+    yield f"  ssh -F {config} web"
+    yield "The same with her password:"
+    yield f"  ssh -p {address.port} -o {known} 'alice#web@{address.host}'"
+    yield "Files, there and back; scp takes a # in a user name only like this:"
+    yield f"  scp -F {config} {file} web:"
+    yield f"  scp -F {config} web:objects.yaml copied.yaml"
+    yield f"  scp -P {address.port} -o {known} -o 'User=alice#web' {file} {address.host}:"
+    yield f"  sftp -F {config} web"
+    # OpenSSH hands the name of its configuration on to the inner ssh as it is, for a shell.
+    if configuration.domain is not None and config == str(home.path / "ssh_config"):
+        yield "With the gateway as jump host, recorded like the others:"
+        yield f"  ssh -F {config} -J {JUMP} {ACCOUNT}@web.{configuration.domain}"
+    yield "bob may also forward ports, such as the gateway's own http://localhost:8080/metrics:"
+    yield f"  ssh -F {config} -N -L 8080:127.0.0.1:{home.ports['diagnostics']} web-bob"
+    if shutil.which("ssh") is None:
+        yield "(ssh is not installed here; Debian has it in openssh-client.)"
 
 
 def _operations(home: Directory) -> Iterator[str]:
@@ -80,12 +115,13 @@ def _operations(home: Directory) -> Iterator[str]:
     yield ""
     yield "Who is there, and who was (the first column is the ID that the others take):"
     yield f"  {gateway} sessions"
-    yield f"  {gateway} replay ID"
+    yield f"  {gateway} replay ID    # plays terminals: space pauses, q quits"
     yield f"  {gateway} watch ID"
     yield f"  {gateway} kill ID --reason 'lunch'"
     yield "Why may somebody do something, or not:"
     yield f"  {gateway} explain alice orders"
     yield f"  {gateway} explain alice orders --account app_rw"
+    yield f"  {gateway} explain bob web"
     yield "Has anybody altered a transcript:"
     yield f"  {gateway} verify --all"
     yield "Change who may do what, and see it happen at once:"

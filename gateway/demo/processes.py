@@ -20,7 +20,7 @@ from gateway.errors import GatewayError
 PATIENCE = 60.0  # seconds to come up: initdb on a slow disk takes a few
 ENDING = 20.0  # seconds to end when asked; PostgreSQL writes what it has in memory
 TAIL = 5  # lines of a log that tell why its program ended
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # linux/prctl.h
 
 _libc = ctypes.CDLL(None)
 
@@ -62,7 +62,7 @@ class Launch:
                 env=self.environment,
                 pass_fds=(self.lock,),
                 start_new_session=True,
-                preexec_fn=partial(_die_with_parent, ending, os.getpid()),
+                preexec_fn=partial(die_with_parent, ending, os.getpid()),
                 **self.who,
                 **streams,
             )
@@ -138,6 +138,15 @@ async def completed(name: str, launch: Launch, text: str = "") -> None:
         raise Failed(f"{name} failed", said.decode(errors="replace"))
 
 
+async def listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 async def _end(process: Process, ending: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(ending)
@@ -164,8 +173,42 @@ def _private(log: Path) -> Any:
     return open(log, "ab", opener=partial(os.open, mode=0o600))
 
 
-def _die_with_parent(number: int, parent: int) -> None:
+def die_with_parent(number: int, parent: int) -> None:
     """In the child, after it has changed its user (which would take this back)."""
     _libc.prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it was killed before we could ask
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Whatever is started below us stays below us, daemons too."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def show_to_own_user() -> None:
+    """Let processes of our user see where we are, although we were root's once."""
+    _libc.prctl(PR_SET_DUMPABLE, 1)
+
+
+def end_children() -> None:
+    """All of them, and theirs; after :func:`adopt_orphans`."""
+    while children := _children():
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        for child in children:
+            with suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+
+def _children() -> list[int]:
+    us = str(os.getpid())
+    return [int(file.parent.name) for file in Path("/proc").glob("[0-9]*/stat") if _of(file) == us]
+
+
+def _of(stat: Path) -> str:
+    """The parent's id in proc(5)'s *stat*; "" if the process has gone."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return ""

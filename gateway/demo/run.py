@@ -13,10 +13,13 @@ from pathlib import Path
 from gateway import config, objects
 from gateway.config import Config
 from gateway.demo.directory import Directory, opened
-from gateway.demo.lines import front, lines
+from gateway.demo.lines import DOORS, front, lines, reached
 from gateway.demo.postgres import REPLICATION, Programs, Server, programs
-from gateway.demo.processes import Child, Failed, Launch, serving
+from gateway.demo.processes import Child, Failed, Launch, listens, serving
+from gateway.demo.web import client_files, target
 from gateway.errors import printable
+from gateway.places import Places
+from gateway.ssh.authority import SshAuthority
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: its terminal was closed
 
@@ -51,9 +54,13 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
 async def _demo(directory: Path | None) -> None:
     with opened(directory) as home, programs(home.lock) as postgresql:
         configuration = _judged(home)
+        # The gateway would make its keys itself; what the target trusts has to be there first.
+        authority = await asyncio.to_thread(SshAuthority.open, Places(configuration.state_dir).keys)
+        client_files(home, reached(configuration, "ssh"), authority)
         async with AsyncExitStack() as parts:
             children = [
                 *await _databases(parts, home, postgresql),
+                await _server(parts, home, authority, postgresql),
                 await parts.enter_async_context(_gateway(home, configuration)),
             ]
             print("\n".join(lines(home, configuration)), flush=True)
@@ -68,7 +75,8 @@ def _judged(home: Directory) -> Config:
     configuration = config.load(home.configuration)
     for listed in configuration.objects:
         objects.read(listed)
-    front(configuration)
+    for protocol in DOORS:
+        front(configuration, protocol)
     return configuration
 
 
@@ -84,6 +92,13 @@ async def _databases(parts: AsyncExitStack, home: Directory, postgresql: Program
     await standby.copy(primary, password)
     follows = standby.follows(primary, password)
     return [first, await parts.enter_async_context(standby.serving(**follows))]
+
+
+async def _server(
+    parts: AsyncExitStack, home: Directory, authority: SshAuthority, postgresql: Programs
+) -> Child:
+    _tell("... an SSH server ...")
+    return await parts.enter_async_context(target(home, authority, postgresql))
 
 
 @asynccontextmanager
@@ -102,13 +117,11 @@ async def _gateway(home: Directory, configuration: Config) -> AsyncIterator[Chil
 
 async def _opens(configuration: Config) -> bool:
     """The doors are what the gateway opens last."""
-    address = front(configuration)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    try:
-        _, writer = await asyncio.open_connection(host, address.port)
-    except OSError:
-        return False
-    writer.close()
+    for protocol in DOORS:
+        address = front(configuration, protocol)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+        if not await listens(host, address.port):
+            return False
     return True
 
 

@@ -11,7 +11,17 @@ from attrs import frozen
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gateway.record.format import MAGIC, SEAL, Batch, BatchReader, Damaged, Seal, Tags, statement
+from gateway.record.format import (
+    MAGIC,
+    SEAL,
+    Batch,
+    BatchReader,
+    Damaged,
+    Record,
+    Seal,
+    Tags,
+    statement,
+)
 from gateway.record.reader import batches, locked
 
 Status = Literal["ok", "open", "truncated", "altered"]
@@ -19,7 +29,7 @@ Status = Literal["ok", "open", "truncated", "altered"]
 
 @frozen
 class Verdict:
-    """``records``: how many hold; ``sealed_bytes``: how much of the file a seal covers."""
+    """``records``: how many hold; ``sealed_bytes``: how much of the file seals cover."""
 
     status: Status
     detail: str
@@ -30,15 +40,17 @@ class Verdict:
 def verify(
     path: Path,
     public_key: Ed25519PublicKey,
-    mac_secret: bytes,
+    mac_secret: bytes | None,
     expected_digest: str | None = None,
 ) -> Verdict:
     """Check every tag and every seal of a transcript; its name says which session it is.
 
+    :param mac_secret: of the tags; None: only what seals cover is known, and nothing of the rest
     :param expected_digest: hex, what the session index knows of an ended session's
     :raises OSError: it cannot be read
     """
-    judge = _Judge(path.stem, public_key, Tags(mac_secret, path.stem))
+    tags = None if mac_secret is None else Tags(mac_secret, path.stem)
+    judge = _Judge(path.stem, public_key, tags)
     reader = BatchReader()
     with path.open("rb") as file:
         live = locked(file)  # asked first: it may be whole by the time it has been read
@@ -59,16 +71,18 @@ def verify(
 
 
 def _unfinished(judge: _Judge, reader: BatchReader, live: bool) -> Verdict:
+    unknown = judge.unknown(reader.offset)
     if live:
-        return judge.verdict("open", "still being written")
+        return judge.verdict("open", f"still being written{unknown}")
     torn = " inside a write" if reader.torn else ""
-    return judge.verdict("truncated", f"ends{torn} at {reader.offset} bytes without a last seal")
+    detail = f"ends{torn} at {reader.offset} bytes without a last seal{unknown}"
+    return judge.verdict("truncated", detail)
 
 
 class _Judge:
-    """Follows tags and seals from batch to batch."""
+    """Follows tags, if it can, and seals from batch to batch."""
 
-    def __init__(self, session_id: str, public_key: Ed25519PublicKey, tags: Tags) -> None:
+    def __init__(self, session_id: str, public_key: Ed25519PublicKey, tags: Tags | None) -> None:
         self.last = False
         self.digest = b""
         self._session_id = session_id
@@ -77,23 +91,30 @@ class _Judge:
         self._hash = hashlib.sha256(MAGIC)
         self._seals = 0
         self._records = 0
-        self._sealed = 0
+        self._sealed_records = 0
+        self._sealed = 0  # bytes
 
     def take(self, batch: Batch) -> None:
         """:raises Damaged: it was not written here, by us, for this session"""
         if self.last:
             raise Damaged("something follows the last seal")
-        if not hmac.compare_digest(self._tags.next(batch.body), batch.tag):
+        if self._tags and not hmac.compare_digest(self._tags.next(batch.body), batch.tag):
             raise Damaged(f"the batch at {batch.offset} is not what was written")
         records = list(batch.records())
-        if records and records[0].kind == SEAL:
-            self._seal(Seal.parse(records[0].payload), batch.offset)
+        if any(record.kind == SEAL for record in records):
+            self._seal(records, batch.offset)
             self._sealed = batch.offset + len(batch.raw)
+            self._sealed_records = self._records
         else:
             self._records += len(records)
         self._hash.update(batch.raw)
 
-    def _seal(self, seal: Seal, offset: int) -> None:
+    def _seal(self, records: list[Record], offset: int) -> None:
+        if len(records) > 1:
+            raise Damaged(f"the seal at {offset} does not stand alone")
+        seal = Seal.parse(records[0].payload)
+        if seal.number != self._seals:
+            raise Damaged(f"the seal at {offset} is not the next one")
         self.digest = self._hash.digest()
         facts = statement(self._session_id, self._seals, offset, self.digest, seal.last)
         try:
@@ -104,5 +125,11 @@ class _Judge:
         self._seals += 1
         self.last = seal.last
 
+    def unknown(self, length: int) -> str:
+        """What cannot be known of a file of *length* bytes, to end a sentence with."""
+        tail = length - max(self._sealed, len(MAGIC))
+        return "" if self._tags or tail <= 0 else f"; no seal covers the last {tail} bytes"
+
     def verdict(self, status: Status, detail: str) -> Verdict:
-        return Verdict(status, detail, self._records, self._sealed)
+        records = self._records if self._tags else self._sealed_records
+        return Verdict(status, detail, records, self._sealed)

@@ -14,11 +14,12 @@ from attrs import asdict
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.logger import Logger
 
-from gateway.contracts import SessionLog
+from gateway import private
+from gateway.contracts import Audit, SessionLog
 from gateway.errors import NotRecorded
 from gateway.model import End, SessionInfo
 from gateway.record.format import SUFFIX
-from gateway.record.log import FileLog, Keys, private_directories
+from gateway.record.log import FileLog, Keys
 from gateway.record.reader import locked
 
 FACTS = ("id", "user", "resource", "account", "target", "protocol", "source", "started")
@@ -34,7 +35,8 @@ class FileRecorder:
     """A :class:`gateway.contracts.Recorder`.
 
     :param durability: "os": a commit has reached the operating system; "disk": the disk
-    :param required: False: sessions go on where they cannot be recorded, with a warning
+    :param required: False: sessions go on where they cannot be recorded; each is in the
+        audit log, if that can be written
     :param failed: told of a session whose log failed outside a call of its own (a tick, an
         fsync); nothing held for it is ever released
     """
@@ -47,6 +49,7 @@ class FileRecorder:
         durability: str = "os",
         required: bool = True,
         failed: Failed = lambda session_id, error: None,
+        audit: Audit | None = None,
     ) -> None:
         self._root = root
         self._keys = Keys(signing_key, mac_secret)
@@ -54,8 +57,8 @@ class FileRecorder:
         self._synced = root  # the directory whose entries above it are on the disk
         self._required = required
         self._failed = failed
+        self._audit = audit
         self._open: dict[str, RecordedSession] = {}
-        self._warned = False
 
     def open(self, info: SessionInfo) -> SessionLog:
         """Begin a transcript.
@@ -69,12 +72,12 @@ class FileRecorder:
             if self._disk is not None:
                 self._sync_entry(path.parent)
         except NotRecorded as unwritable:
-            return self._unrecorded(unwritable)
+            return self._unrecorded(info, unwritable)
         except OSError as error:
             file.abandon()
-            return self._unrecorded(NotRecorded(f"{path}: {error.strerror}"))
-        session = RecordedSession(file, self._disk, self._open)
-        return session if self._required else Lenient(session, self._warn)
+            return self._unrecorded(info, NotRecorded(f"{path}: {error.strerror}"))
+        session = RecordedSession(info, file, self._disk, self._open)
+        return session if self._required else Lenient(session, self._lost)
 
     def tick(self) -> None:
         """Each second: leftovers are written and seals made, for all open transcripts."""
@@ -92,7 +95,7 @@ class FileRecorder:
         if not self._required:
             return None
         try:
-            private_directories(self._root)
+            private.make(self._root)
             free = os.statvfs(self._root)
         except OSError as error:
             return f"transcripts: {error.strerror}"
@@ -113,29 +116,40 @@ class FileRecorder:
         if self._required:
             log.error("Recording fails: {why}", why=error.detail)
             self._failed(session.file.id, error)
-        else:
-            self._warn(error)
+        elif not session.lost:
+            session.lost = True
+            self._goes_on(session.info, error)
 
-    def _unrecorded(self, error: NotRecorded) -> SessionLog:
+    def _unrecorded(self, info: SessionInfo, error: NotRecorded) -> SessionLog:
         if self._required:
             raise error
-        self._warn(error)
-        return Lenient(None, self._warn)
+        self._goes_on(info, error)
+        return Lenient(None, self._lost)
 
-    def _warn(self, error: NotRecorded) -> None:
-        if not self._warned:
-            log.warn("Sessions run unrecorded: {why}", why=error.detail)
-        self._warned = True
+    def _goes_on(self, info: SessionInfo, error: NotRecorded) -> None:
+        """Unrecorded, which somebody is to know: the audit log, or else the daemon's."""
+        facts = {"session": info.id, "user": info.user, "resource": info.resource}
+        try:
+            if self._audit is not None:
+                self._audit.write("session.unrecorded", **facts, reason=error.detail)
+        except NotRecorded:
+            log.error("Session {id} runs unrecorded: {why}", id=info.id, why=error.detail)
 
 
 class RecordedSession:
     """A :class:`gateway.contracts.SessionLog` on a file."""
 
-    __slots__ = ("_disk", "_others", "add", "file", "synced")
+    __slots__ = ("_disk", "_others", "add", "file", "info", "lost", "synced")
 
     def __init__(
-        self, file: FileLog, disk: Disk | None, others: dict[str, RecordedSession]
+        self,
+        info: SessionInfo,
+        file: FileLog,
+        disk: Disk | None,
+        others: dict[str, RecordedSession],
     ) -> None:
+        self.info = info
+        self.lost = False  # it goes on unrecorded, and that has been told
         self.file = file
         self.synced = 0  # bytes known to be on the disk
         self.add = file.add
@@ -163,12 +177,15 @@ class RecordedSession:
         return digest
 
 
-class Lenient:
-    """A log that is not required: what cannot be recorded is dropped, after a warning."""
+Lost = Callable[[RecordedSession, NotRecorded], None]
 
-    def __init__(self, session: RecordedSession | None, warn: Callable[[NotRecorded], None]):
+
+class Lenient:
+    """A log that is not required: what cannot be recorded is dropped, and *lost* is told."""
+
+    def __init__(self, session: RecordedSession | None, lost: Lost) -> None:
         self._session = session
-        self._warn = warn
+        self._lost = lost
 
     def add(self, kind: int, payload: bytes) -> None:
         if self._session is not None:
@@ -194,18 +211,16 @@ class Lenient:
         return ""
 
     def _drop(self, error: NotRecorded) -> None:
-        if self._session is not None:
-            self._session.file.abandon()
-        self._session = None
-        self._warn(error)
+        session, self._session = self._session, None
+        if session is not None:
+            session.file.abandon()
+            self._lost(session, error)
 
 
 class Disk:
     """Brings files to the disk in one thread; who waits meanwhile shares the next round."""
 
-    def __init__(
-        self, lost: Callable[[RecordedSession, NotRecorded], None], required: bool
-    ) -> None:
+    def __init__(self, lost: Lost, required: bool) -> None:
         self._lost = lost
         self._required = required
         self._waiting: dict[RecordedSession, list[Resume]] = {}
@@ -290,14 +305,15 @@ def purge(root: Path, before: date) -> int:
         except ValueError:
             continue  # not ours
         if begun < before:
-            gone += sum(_purged(path, before) for path in day.glob(f"*{SUFFIX}"))
+            gone += sum(expired(path, before) for path in day.glob(f"*{SUFFIX}"))
             for directory in (day, day.parent, day.parent.parent):
                 with suppress(OSError):  # others are still there
                     directory.rmdir()
     return gone
 
 
-def _purged(path: Path, before: date) -> bool:
+def expired(path: Path, before: date) -> bool:
+    """Whether it was last written before *before*, and is gone now."""
     try:
         with path.open("rb") as file:
             written = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC).date()

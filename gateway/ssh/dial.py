@@ -21,7 +21,8 @@ from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.model import Account, Address, Grant, Target, TargetKind
 from gateway.reach import FAILURES, connect, words
 from gateway.ssh.authority import SshAuthority
-from gateway.ssh.legs import ALGORITHMS, BY_APPLICATION, ClientLeg
+from gateway.ssh.legs import BY_APPLICATION
+from gateway.ssh.peers import ALGORITHMS, ClientLeg
 
 STRANGER = "gateway-health"  # a name that targets' logs explain by themselves
 SOONER = 60  # seconds of silence before TCP asks whether the target is still there

@@ -19,13 +19,8 @@ from gateway.model import Ask, End, Grant, IPAddress, Protocol
 from gateway.ssh import words
 from gateway.ssh.authority import SshAuthority
 from gateway.ssh.dial import SshDialer, SshUpstream
-from gateway.ssh.legs import (
-    ALGORITHMS,
-    BY_APPLICATION,
-    NO_MORE_METHODS,
-    PROTOCOL_ERROR,
-    ServerLeg,
-)
+from gateway.ssh.legs import BY_APPLICATION, NO_MORE_METHODS, PROTOCOL_ERROR
+from gateway.ssh.peers import ALGORITHMS, MAX_FAILURES, TOO_MANY, ServerLeg
 from gateway.ssh.splice import Splice
 from gateway.wire import Wire
 
@@ -191,6 +186,7 @@ class Doorman(asyncssh.SSHServer):
         self._gone = asyncio.Event()
         self._method = ""
         self._tried = False
+        self._guesses = 0
         self._hops: Hops | None = None
         self._source: IPAddress
         self._inner: set[InnerEdge] = set()
@@ -246,6 +242,8 @@ class Doorman(asyncssh.SSHServer):
                 future.set_exception(Gone())
                 future.exception()  # seen: nobody may be waiting
         self._gone.set()
+        if self._hops is not None:
+            self._hops.leave()
         self.leg.over(exc)
 
     async def begin_auth(self, username: str) -> bool:
@@ -288,7 +286,13 @@ class Doorman(asyncssh.SSHServer):
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
-        """In a thread: it takes a millisecond, and more for verifiers that are harder."""
+        """In a thread: it takes a millisecond, and more for verifiers that are harder.
+
+        asyncssh counts nothing, and drops the answer if the next guess does not wait for it.
+        """
+        self._guesses += 1
+        if self._guesses > MAX_FAILURES:
+            raise asyncssh.DisconnectError(NO_MORE_METHODS, TOO_MANY)
         self._tried = True
         credentials = self._credentials.result()
         assert credentials is not None
@@ -301,6 +305,9 @@ class Doorman(asyncssh.SSHServer):
     # -- jump host
 
     def jump(self, source: IPAddress, hops: Hops) -> None:
+        """:raises Gone: the client is"""
+        if self._gone.is_set():
+            raise Gone
         self._source = source
         self._hops = hops
         self._linger()
@@ -324,6 +331,12 @@ class Doorman(asyncssh.SSHServer):
         """The client wants to go to *dest_host*: we are it, and go on inside the channel."""
         resource = resource_of(dest_host, self._door.domain)
         resource = dest_host if resource is None else resource
+        try:
+            judged(resource, "resource")
+        except ProtocolViolation as violation:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, violation.public
+            ) from None
         self._inner = {edge for edge in self._inner if not edge.leg.is_closed()}
         if self._hops is None or len(self._inner) >= MAX_HOPS or not self._hops.allows(resource):
             raise asyncssh.ChannelOpenError(

@@ -1,10 +1,10 @@
-"""One side of an SSH connection: asyncssh's transport and log-in, our own relay behind them.
+"""One side of an SSH connection: asyncssh's transport, our own relay behind it.
 
 asyncssh does versions, key exchange, ciphers and authentication. From there on the messages
 of the connection protocol (RFC 4254) go to a :class:`Junction` as they are, and what it sends
 is packed here: many packets a write, and no MSG_IGNORE before each, which only CBC needed.
 
-Knows asyncssh from the inside, in this file only: hence its version is pinned.
+Knows asyncssh from the inside, as :mod:`gateway.ssh.peers` does: hence its version is pinned.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
 import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.packet import SSHPacket
-from asyncssh.public_key import SSHOpenSSHCertificate
 from twisted.logger import Logger
 
-from gateway.model import IPAddress
+from gateway.errors import ProtocolViolation
 from gateway.ssh.messages import GLOBAL_REQUEST, uint32
 
 MAX_HELD = 512 << 10  # bytes not yet looked at: two of the longest packets that asyncssh takes
@@ -31,36 +30,16 @@ PIECE = 16 << 10  # bytes looked at in one go: for each packet asyncssh copies w
 TURN = 512  # packets before others have their turn: of the smallest, these take some 20 ms
 PROMPT = 64  # reads whose data is acknowledged at once: peers with Nagle's algorithm log in
 HIGH_WATER = 1 << 20  # bytes that wait for a slow peer before its other side is not read
-MAX_UNSENT = 8 << 20  # bytes: beyond that water they can only be our own answers
-MAX_DEFERRED = 1 << 15  # packets that wait for a key exchange: what two reads bring, and no more
+MAX_UNSENT = 16 << 20  # bytes: TCP may bring 10 MiB beyond that water, only hostile peers more
+PACKET = 200  # bytes that a packet costs while it waits, beside its own
+REKEY = 32 << 30  # bytes: at most 2^31 packets, before whose double the keys have to change
 PARTING = 0.5  # seconds for the peer to read why, and to hang up
-MAX_FAILURES = 6  # of authentication, as OpenSSH's MaxAuthTries, beside the "none" it begins with
-MAX_TRIES = 20  # requests for it: each key is offered, and then used
 
 UNREAD, REKEYING = "the peer does not read", "a key exchange is under way"
 
 BY_APPLICATION = asyncssh.DISC_BY_APPLICATION
-TOO_MANY = "too many authentication failures"
 NO_MORE_METHODS = asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE
 PROTOCOL_ERROR = asyncssh.DISC_PROTOCOL_ERROR
-
-Ciphers = ("aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
-ALGORITHMS: dict[str, Any] = {
-    # What ssh-audit has nothing against; post-quantum first. ChaCha20 costs five times as
-    # much as GCM for small packets here, and clients prefer it where it is offered.
-    "kex_algs": [
-        "mlkem768x25519-sha256",
-        "curve25519-sha256",
-        "curve25519-sha256@libssh.org",
-        "diffie-hellman-group16-sha512",
-        "diffie-hellman-group18-sha512",
-    ],
-    "encryption_algs": list(Ciphers),
-    "mac_algs": ["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com"],
-    "compression_algs": ["none"],
-    "login_timeout": 0,  # the story has its own deadline
-    "keepalive_interval": 0,  # the peers' own keep-alives pass through
-}
 
 log = Logger()
 
@@ -78,7 +57,9 @@ class Junction(Protocol):
         """*leg*'s peer does not keep up, or does so again."""
         ...
 
-    def lost(self, leg: Leg, error: Exception | None) -> None: ...
+    def lost(self, leg: Leg, error: Exception | None) -> None:
+        """*leg* is no more; a ProtocolViolation says that its peer is to blame."""
+        ...
 
 
 class Leg(SSHConnection):
@@ -89,8 +70,12 @@ class Leg(SSHConnection):
         self._settled: asyncio.Future[None] = self._loop.create_future()
         self._unread = bytearray()  # what asyncssh has not been shown yet
         self._reads = 0
-        self._reasons: set[str] = set()  # why nothing is read now
+        self._reasons: set[str] = set()  # why nothing should be read now
+        self._stopped = False  # nothing is read
         self._jams: set[str] = set()  # why what is sent does not go out
+        self._deferred = 0  # bytes that wait for a key exchange
+        self._rekey_bytes = REKEY
+        self._fault = ""  # for what we hang up on the peer
         self._carried: set[Leg] = set()  # legs that run through a channel of this one
         self._parted = False
 
@@ -147,7 +132,7 @@ class Leg(SSHConnection):
             super()._recv_data()
         if self._junction is not None:
             self._junction.flush()
-        self.hold("too much at once", len(self._inpbuf) + len(self._unread) > MAX_HELD)
+        self._stop_or_read()
 
     def _looking(self) -> bool:
         """asyncssh has not hung up, and waits for nothing but bytes."""
@@ -185,22 +170,34 @@ class Leg(SSHConnection):
 
     def hold(self, why: str, yes: bool) -> None:
         """Do not read from the peer while anybody has a reason not to."""
-        was = bool(self._reasons)
         (self._reasons.add if yes else self._reasons.discard)(why)
-        if self._transport is None or was == bool(self._reasons):
+        self._stop_or_read()
+
+    def _stop_or_read(self) -> None:
+        """Keys have to be exchanged even so: both sides may wait for one another's."""
+        stop = len(self._inpbuf) + len(self._unread) > MAX_HELD or (
+            bool(self._reasons) and not self._exchanging()
+        )
+        if self._transport is None or stop == self._stopped:
             return
-        if self._reasons:
+        self._stopped = stop
+        if stop:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+
+    def _exchanging(self) -> bool:
+        return not self._kex_complete or self._next_recv_encryption is not None
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self._stop_or_read()
 
     def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
         """asyncssh lets through some of what a peer's garbage makes Python raise."""
         error = exc_info[1] if exc_info else sys.exc_info()[1]
         if isinstance(error, ValueError | IndexError):
-            garbage = asyncssh.ProtocolError("malformed message")
-            self._send_disconnect(garbage.code, garbage.reason, garbage.lang)
-            exc_info = (type(garbage), garbage, None)
+            self._hang_up(asyncssh.ProtocolError("malformed message"))
         super().internal_error(exc_info, error_logger)
 
     def log_received_packet(self, *args: Any, **kwargs: Any) -> None: ...
@@ -219,12 +216,18 @@ class Leg(SSHConnection):
                 self._write(packed)
                 self.send_packet(payload[0], payload[1:])
         self._write(packed)
-        if self._deferred_packets:
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        waiting = len(self._deferred_packets)
+        super().send_packet(pkttype, *args, handler=handler)
+        if len(self._deferred_packets) > waiting:
+            self._deferred += sum(map(len, args)) + PACKET
             self.jam(REKEYING, True)
-            if len(self._deferred_packets) > MAX_DEFERRED:
-                self.part(PROTOCOL_ERROR, "the key exchange does not end")
+            if self._deferred > MAX_UNSENT:
+                self._hang_up(asyncssh.ProtocolError("the key exchange does not end"))
 
     def _send_deferred_packets(self) -> None:
+        self._deferred = 0
         super()._send_deferred_packets()
         self.jam(REKEYING, bool(self._deferred_packets))
 
@@ -288,12 +291,21 @@ class Leg(SSHConnection):
         if transport is None or self._parted:
             return
         self._parted = True
-        self._send_disconnect(code, words, "en")
+        super()._send_disconnect(code, words, "en")
         self._loop.call_later(PARTING, transport.abort)
         try:
             transport.write_eof()
         except (OSError, NotImplementedError):
             transport.abort()
+
+    def _hang_up(self, error: asyncssh.DisconnectError) -> None:
+        self._send_disconnect(error.code, error.reason, error.lang)
+        self._force_close(error)
+
+    def _send_disconnect(self, code: int, reason: str, lang: str) -> None:
+        """Only asyncssh and :meth:`_hang_up` come here: it is about what the peer did."""
+        self._fault = self._fault or reason
+        super()._send_disconnect(code, reason, lang)
 
     def over(self, error: Exception | None) -> None:
         """asyncssh's owner of the connection has been told that it is gone."""
@@ -302,7 +314,7 @@ class Leg(SSHConnection):
         if error is not None and not isinstance(error, asyncssh.Error | OSError):
             log.error("An SSH connection failed inside the gateway: {why!r}", why=error)
         if self._junction is not None:
-            self._junction.lost(self, error)
+            self._junction.lost(self, ProtocolViolation(self._fault) if self._fault else error)
 
 
 class _Through(dict[int, Any]):
@@ -314,71 +326,3 @@ class _Through(dict[int, Any]):
 
     def __missing__(self, number: int) -> Leg:
         return self._leg
-
-
-class ServerLeg(Leg, asyncssh.SSHServerConnection):
-    """Towards a client."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        options: asyncssh.SSHServerConnectionOptions,
-        owner: asyncssh.SSHServer,
-        user: Callable[[], str],
-    ) -> None:
-        super().__init__(loop, options)
-        self._protocol_factory = lambda: owner
-        self._user = user
-        self._failures = self._tries = 0
-        self._begins = False  # the request that is being judged is the "none" of a beginning
-        self.prepare()
-
-    async def reload_config(self) -> None:
-        """There are no files that depend on the user's name."""
-
-    def comes_from(self, source: IPAddress) -> None:
-        """Where the client really is: certificates may be good for some addresses only."""
-        self._peer_addr = str(source)
-
-    async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
-        self._tries += 1
-        if self._tries > MAX_TRIES:
-            raise asyncssh.DisconnectError(NO_MORE_METHODS, TOO_MANY)
-        self._begins = self._tries == 1 and method == b"none"
-        # asyncssh takes the empty name for one that it knows already.
-        await super()._finish_userauth(begin_auth or self._tries == 1, method, packet)
-
-    def send_userauth_failure(self, partial_success: bool) -> None:
-        self._failures += not self._begins
-        if self._failures >= MAX_FAILURES:
-            raise asyncssh.DisconnectError(NO_MORE_METHODS, TOO_MANY)
-        super().send_userauth_failure(partial_success)
-
-    async def _validate_openssh_certificate(
-        self, username: str, cert: SSHOpenSSHCertificate
-    ) -> asyncssh.SSHKey | None:
-        """A certificate names the person; the log-in name may hold more.
-
-        One that names nobody would be good for everybody, and a command that it imposes
-        would be for a target to run.
-        """
-        if not cert.principals or "force-command" in cert.options:
-            return None
-        found: asyncssh.SSHKey | None = await super()._validate_openssh_certificate(
-            self._user(), cert
-        )
-        return found
-
-
-class ClientLeg(Leg, asyncssh.SSHClientConnection):
-    """Towards a target."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        options: asyncssh.SSHClientConnectionOptions,
-        owner: asyncssh.SSHClient,
-    ) -> None:
-        super().__init__(loop, options)
-        self._protocol_factory = lambda: owner
-        self.prepare()

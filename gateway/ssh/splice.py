@@ -18,6 +18,7 @@ from gateway.ssh.legs import BY_APPLICATION, Leg
 from gateway.ssh.notes import Notes
 from gateway.ssh.relay import CLIENT, TARGET, Relay
 
+_WHO = ("client", "target")
 Batch = tuple[list[bytes], list[bytes]]
 
 _BUSY = frozenset({m.CHANNEL_OPEN, m.CHANNEL_DATA, m.CHANNEL_EXTENDED_DATA})
@@ -76,8 +77,10 @@ class Splice:
         except NotRecorded as unwritable:
             self.end(End(EndReason.NOT_RECORDED, unwritable.detail))
         except ProtocolViolation as violation:
-            who = "client" if side == CLIENT else "target"
-            self.end(End(EndReason.PROTOCOL, f"{who}: {violation.detail}"))
+            self._blame(side, violation)
+
+    def _blame(self, side: int, violation: ProtocolViolation) -> None:
+        self.end(End(EndReason.PROTOCOL, f"{_WHO[side]}: {violation.detail}"))
 
     def _collect(self, side: int, payload: bytes) -> None:
         self._out[side].append(payload)
@@ -120,7 +123,9 @@ class Splice:
         other.hold("its peer does not keep up", full)
 
     def lost(self, leg: Leg, error: Exception | None) -> None:
-        if leg is self._legs[CLIENT]:
+        if isinstance(error, ProtocolViolation):
+            self._blame(self._legs.index(leg), error)
+        elif leg is self._legs[CLIENT]:
             self.end(End(EndReason.CLIENT))
         else:
             self.end(End(EndReason.TARGET, "" if error is None else str(error)))

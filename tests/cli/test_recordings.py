@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.control import caller
 from gateway.model import End, EndReason
 from gateway.record.format import CLIENT, TARGET
-from tests.daemon import STARTED, Daemon, Done, running
+from tests.daemon import STARTED, Daemon, Done, run, running
 from tests.pg.test_transcript import error, query, ready, tag
 from tests.support import asyncio_test
 
@@ -184,8 +186,76 @@ async def test_without_a_daemon(tmp_path: Path) -> None:
         say(daemon, ONE, "SELECT 1")
         end(daemon)
     assert (await daemon.cli("replay", ONE)).code == 0
-    assert (await daemon.cli("verify", "--all")).code == 0
     assert len((await daemon.cli("search", "1", "--format", "json")).json()) == 1
+    assert (await daemon.cli("search", "nothing of it")).code == 0
+    noted = daemon.audited("transcript.read")
+    assert [(each["session"], each["how"]) for each in noted] == [(ONE, "replay"), (ONE, "search")]
+    assert {each["by"] for each in noted} == {caller(os.getpid(), os.geteuid())}
+    every = (await daemon.cli("verify", "--all", "--format", "json")).json()
+    assert [each["status"] for each in every] == ["ok"] * 4, "the daemon's, and two of ours"
+
+
+@asyncio_test
+async def test_without_a_daemon_and_room_for_a_note_nothing_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    done = await daemon.cli("replay", ONE)
+    monkeypatch.undo()
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+
+
+@pytest.mark.parametrize("gone", ["audit", "keys"])
+@asyncio_test
+async def test_a_copy_of_transcripts_can_be_read(tmp_path: Path, gone: str) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+    getattr(daemon.places, gone).rename(tmp_path / "left behind")
+    assert (await daemon.cli("replay", ONE)).code == 0
+    assert not getattr(daemon.places, gone).exists()
+
+
+@asyncio_test
+async def test_verify_elsewhere_with_the_public_key_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as daemon:
+        say(daemon, ONE, "SELECT 1")
+        end(daemon)
+        say(daemon, OTHER, "SELECT 1")
+        await daemon.store.flush()
+        away = tmp_path / "away"
+        away.mkdir()
+        (log,) = daemon.places.audit.iterdir()
+        for path in (transcript(daemon, ONE), transcript(daemon, OTHER), log):
+            shutil.copy(path, away)
+        shutil.copy(daemon.places.keys / "transcripts.pub", away)
+        monkeypatch.chdir(away)
+        key = ("verify", "--key", "transcripts.pub", "--format", "json")
+        names = (f"{ONE}.gwt", f"./{OTHER}.gwt", log.name)
+        nowhere = {"GATEWAY_CONFIG": str(away / "none.yaml")}
+        done = await asyncio.to_thread(run, *key, *names, **nowhere)
+        whole, cut, _ = done.json()
+        assert (whole["id"], whole["status"], whole["detail"]) == (ONE, "ok", "")
+        assert (cut["id"], cut["status"]) == (OTHER, "truncated")
+        assert "no seal covers the last" in cut["detail"]
+        alter(away / f"{ONE}.gwt")
+        done = await asyncio.to_thread(run, *key, *names[:1], **nowhere)
+        assert (done.code, json.loads(done.out)[0]["status"]) == (1, "altered")
+        done = await asyncio.to_thread(run, *key, "none.gwt", **nowhere)
+        assert done == Done(1, "", "gateway: none.gwt: No such file or directory\n")
+        (row,) = (await daemon.cli(*key, ONE)).json()
+        assert row["status"] == "ok", "by its id, where it was written"
+        (row,) = (await daemon.cli("verify", str(transcript(daemon, ONE)), *key[3:])).json()
+        assert row["status"] == "ok", "by its name, with the keys"
 
 
 @asyncio_test
@@ -207,6 +277,13 @@ async def test_looking_makes_no_keys(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         say(daemon, ONE, "SELECT 1")
         end(daemon)
+    public = daemon.places.keys / "transcripts.pub"
+    public.write_bytes(b"other")
+    assert (await daemon.cli("verify", ONE)).code == 0
+    assert public.read_bytes() == b"other", "nor mends them"
+    (daemon.places.keys / "vault.key").rename(tmp_path / "vault.key")
+    assert (await daemon.cli("verify", ONE)).code == 1
+    assert not (daemon.places.keys / "vault.key").exists()
     daemon.places.keys.rename(tmp_path / "kept elsewhere")
     done = await daemon.cli("verify", ONE)
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)

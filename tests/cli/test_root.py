@@ -29,9 +29,9 @@ EVERY = commands(gateway)
 
 def test_the_contract() -> None:
     assert {" ".join(path) for path in EVERY} >= {
-        "apply", "ca", "check", "delete", "demo", "explain", "export", "get", "kill", "passwd",
-        "replay", "schema", "search", "sessions", "users disable", "users enable", "verify",
-        "watch",
+        "apply", "audit", "ca", "check", "delete", "demo", "explain", "export", "get", "kill",
+        "passwd", "replay", "schema", "search", "sessions", "users disable", "users enable",
+        "verify", "watch",
     }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ USAGE = [
     (("sessions", "--since", "yesterday"), "'yesterday' is not a time like 30m, 2h or 7d"),
     (("sessions", "--limit", "0"), "0 is not in the range"),
     (("get",), "Missing argument 'KIND'"),
-    (("verify",), "name one session, or say --all"),
+    (("verify",), "name a session or a file, or say --all"),
     (("schema", "secrets"), "'secrets' is not one of 'configuration', 'objects'"),
     (("users", "disable"), "Missing argument 'NAME'. (gateway users disable --help tells more)"),
     (("\x1b[2J\n",), "No such command"),

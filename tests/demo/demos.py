@@ -66,7 +66,12 @@ class Demo:
 
     def line(self, start: str) -> str:
         """The line to paste that has *start* in it."""
-        return next(line.strip() for line in self.text.splitlines() if start in line)
+        return next(
+            line.strip() for line in self.text.splitlines() if start in line and line[:2] == "  "
+        )
+
+    def password(self, person: str) -> str:
+        return (self.path / "secrets" / person).read_text().strip()
 
     @property
     def path(self) -> Path:
@@ -80,11 +85,11 @@ class Demo:
             self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
         _, alive = psutil.wait_procs(self.children, PATIENCE if number == signal.SIGKILL else 1)
-        assert not [process for process in alive if not _over(process)]
+        assert not [process for process in alive if not over(process)]
         return code
 
 
-def _over(process: psutil.Process) -> bool:
+def over(process: psutil.Process) -> bool:
     """Also if whoever has inherited it has not looked yet."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
@@ -92,16 +97,28 @@ def _over(process: psutil.Process) -> bool:
         return True
 
 
-def shell(line: str) -> subprocess.CompletedProcess[str]:
-    """Run *line* as if it had been pasted."""
+def shell(
+    line: str, text: str = "", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run *line* as if it had been pasted; *text*: what is typed then."""
     return subprocess.run(
         ["/bin/sh", "-c", line],
-        stdin=subprocess.DEVNULL,
+        input=text,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
     )
+
+
+def answering(password: str, place: Path) -> dict[str, str]:
+    """An environment in which ssh's question for a password is answered."""
+    program = place / f"askpass-{password}"
+    program.write_text(f"#!/bin/sh\necho {password}\n")
+    program.chmod(0o700)
+    return {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": "none"}
 
 
 def query(line: str, sql: str) -> str:

@@ -9,9 +9,10 @@ import pytest
 
 from gateway import config, objects
 from gateway.demo import directory
-from gateway.demo.directory import ACCOUNTS, opened
+from gateway.demo.directory import ACCOUNTS, PEOPLE, opened
 from gateway.errors import GatewayError
 from tests.real.servers import free_port
+from tests.real.ssh_servers import run
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,10 @@ def test_what_is_written_is_private_and_judged_fine(tmp_path: Path, usual: dict[
     with opened(tmp_path / "a" / "demo") as home:
         assert home.ports == usual
         assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
-        for file in (home.configuration, home.objects, *(home.path / "secrets").iterdir()):
+        secret = [*(home.path / "secrets").iterdir(), *(home.path / "keys").iterdir()]
+        assert home.host_key in secret
+        assert home.key("bob") in secret
+        for file in (home.configuration, home.objects, *secret):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         loaded = config.load(home.configuration)
         assert loaded.listeners[0].address.port == usual["gateway"]
@@ -43,12 +47,34 @@ def test_what_is_written_is_private_and_judged_fine(tmp_path: Path, usual: dict[
 
 def test_passwords_are_of_one_directory(tmp_path: Path) -> None:
     with opened(tmp_path / "one") as one, opened(tmp_path / "two") as two:
-        assert set(one.passwords) == set(ACCOUNTS)
-        assert len({*one.passwords.values(), *two.passwords.values()}) == 2 * len(ACCOUNTS)
+        names = {*ACCOUNTS, *PEOPLE}
+        assert set(one.passwords) == names
+        assert len({*one.passwords.values(), *two.passwords.values()}) == 2 * len(names)
+        for key in (one.host_key, one.key("alice"), one.key("bob")):
+            assert key.read_text() != (two.path / key.relative_to(one.path)).read_text()
         assert not [word for word in one.passwords.values() if word in repr(one)]
-        first = one.passwords
+        first, host_key = one.passwords, one.host_key.read_text()
     with opened(tmp_path / "one") as again:
         assert again.passwords == first
+        assert again.host_key.read_text() == host_key
+
+
+def test_the_keys_are_those_that_the_objects_name(tmp_path: Path) -> None:
+    with opened(tmp_path) as home:
+        written = home.objects.read_text()
+        for key in (home.host_key, home.key("alice"), home.key("bob")):
+            public = run("ssh-keygen", "-y", "-f", key)
+            assert f'"{public.strip()}"' in written
+        assert not [word for word in home.passwords.values() if word in written]
+
+
+def test_what_is_written_at_each_start_is_private_too(tmp_path: Path) -> None:
+    with opened(tmp_path) as home:
+        for text in ("first", "second"):
+            file = home.replace("known_hosts", text)
+            assert file.read_text() == text
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_temporary_one_goes_also_when_something_fails() -> None:

@@ -4,6 +4,9 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import psutil
 import pytest
 
 from gateway.demo import processes
-from gateway.demo.processes import Failed, Launch, completed, serving
+from gateway.demo.processes import Failed, Launch, completed, listens, serving
 from gateway.errors import GatewayError
 from tests.support import asyncio_test
 
@@ -120,6 +123,37 @@ async def test_the_lock_lasts_as_long_as_the_program(tmp_path: Path) -> None:
         os.close(lock)
         assert not _lockable(tmp_path)
     assert _lockable(tmp_path)
+
+
+BELOW = """\
+import subprocess
+from gateway.demo.processes import adopt_orphans, end_children
+
+adopt_orphans()
+started = "sleep 60 & exec setsid sh -c 'sleep 60 & echo $$ $!; exec sleep 60'"
+with subprocess.Popen(["sh", "-c", started + "& wait"], stdout=subprocess.PIPE, text=True) as shell:
+    print(shell.pid, shell.stdout.readline(), flush=True)
+    shell.kill()
+    shell.wait()
+end_children()
+"""
+
+
+def test_children_of_children_end_with_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BELOW], capture_output=True, text=True, check=True, timeout=30
+    )
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 3
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+@asyncio_test
+async def test_whether_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        assert await listens("127.0.0.1", port)
+    assert not await listens("127.0.0.1", port)
 
 
 def _said(log: Path, words: str):

@@ -10,13 +10,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.demo.demos import AS_NOBODY, LAST, Demo, query, shell
-from tests.real.servers import until
+from tests.demo.demos import AS_NOBODY, LAST, Demo, answering, over, query, shell
+from tests.real.servers import PATIENCE, free_port, until
 
 COUNT = "SELECT count(*) FROM orders"
 Start = Callable[..., Demo]
@@ -61,6 +63,7 @@ def test_the_gateway_lines_work(demo: Demo) -> None:
     newest = json.loads(listed.stdout)[0]["id"]
     assert "SELECT 4711" in shell(demo.line(" replay ID").replace("ID", newest)).stdout
     assert shell(demo.line("explain alice orders")).returncode == 0
+    assert shell(demo.line("explain bob web")).returncode == 0
     assert shell(demo.line("--account app_rw")).returncode == 77
     assert shell(demo.line("verify --all")).returncode == 0
     applied = shell(demo.line(" apply"))
@@ -87,6 +90,71 @@ def test_the_other_forms_of_a_log_in_work(demo: Demo) -> None:
     ):
         assert ours in line
         assert query(line.replace(ours, other), "SELECT current_user") == "app_ro"
+
+
+def test_the_ssh_lines_work(demo: Demo, tmp_path: Path) -> None:
+    alice = answering(demo.password("alice"), tmp_path)
+    for line, environment in (
+        (demo.line("ssh_config' web"), {}),  # by key
+        (demo.line("'alice#web@localhost'"), alice),
+    ):
+        done = shell(f"{line} 'echo $USER; exit 3'", **environment)
+        assert (done.stdout, done.returncode) == ("deploy\n", 3), done.stderr
+    wrong = shell(demo.line("'alice#web@localhost'"), **answering("wrong", tmp_path))
+    assert wrong.returncode == 255
+    assert "Permission denied" in wrong.stderr
+
+
+def test_the_lines_for_files_work(demo: Demo, tmp_path: Path) -> None:
+    alice = answering(demo.password("alice"), tmp_path)
+    objects, arrived = demo.path / "objects.yaml", demo.path / "web" / "objects.yaml"
+    for line, environment in ((demo.line(" web:"), {}), (demo.line("User=alice#web"), alice)):
+        done = shell(line, cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
+        assert arrived.read_text() == objects.read_text()
+        done = shell(demo.line("web:objects.yaml"), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "copied.yaml").read_text() == objects.read_text()
+        arrived.unlink()
+    assert "Connected to web" in shell(demo.line("sftp"), "mkdir deep\n").stderr
+    assert (demo.path / "web" / "deep").is_dir()
+
+
+def test_bob_may_forward_and_alice_may_not(demo: Demo) -> None:
+    line = demo.line("-L 8080:")
+    port = free_port()
+    ours = f"exec {line.replace('8080', str(port)).replace(' -N', ' -o ExitOnForwardFailure=yes')}"
+    said = "echo ready; read line"
+    for alias, allowed in (("web-bob", True), ("web", False)):
+        with subprocess.Popen(
+            ["/bin/sh", "-c", f"{ours.replace('web-bob', alias)} '{said}'"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "ready\n"
+            assert _metrics(port) is allowed
+            running.communicate("\n", PATIENCE)
+
+
+def _metrics(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return b"gateway_sessions_live" in answer.read()
+    except OSError:
+        return False
+
+
+def test_a_terminal_is_recorded_and_replayed(demo: Demo) -> None:
+    line = demo.line("ssh_config' web").replace("ssh -F", "ssh -tt -F")
+    assert shell(line, "stty size\necho $((4000 + 712))\nexit 5\n").returncode == 5
+    listed = json.loads(shell(f"{demo.line(' sessions')} --user alice --format json").stdout)
+    newest = listed[0]
+    assert (newest["protocol"], newest["resource"], newest["account"]) == ("ssh", "web", "deploy")
+    replay = demo.line(" replay ID").partition("#")[0].replace("ID", newest["id"])
+    assert "4712" in shell(f"{replay} --format jsonl").stdout
 
 
 def test_a_directory_is_for_one_demo_at_a_time(demo: Demo, start: Start) -> None:
@@ -116,18 +184,20 @@ def test_a_second_start_finds_its_data_and_what_was_changed(tmp_path: Path, star
     directory = tmp_path / "kept"
     first = start("--directory", str(directory)).serving()
     query(first.line("user=bob"), "DELETE FROM orders WHERE id > 7")
-    objects = directory / "objects.yaml"
-    objects.write_text(objects.read_text().replace("alice-demo", "changed"))
+    shell(f"{first.line(' -J ')} 'echo kept > file'")
+    before = first.password("alice")
+    (directory / "secrets" / "alice").write_text("changed")
     assert first.stop() == 0
     again = start("--directory", str(directory)).serving()
     alice = again.line("user=alice")
-    assert shell(alice).returncode == 2
-    assert query(alice.replace("alice-demo", "changed"), COUNT) == "7"
+    assert query(alice, COUNT) == "7"
+    assert shell(alice.replace("changed", before)).returncode == 2
+    assert shell(f"{again.line('ssh_config web')} 'cat ~/file'").stdout == "kept\n"
 
 
 def test_it_can_be_stopped_half_way_and_begin_again(tmp_path: Path, start: Start) -> None:
     directory = tmp_path / "half"
-    for words in ("a primary", "its standby", "the gateway"):
+    for words in ("a primary", "its standby", "SSH server", "the gateway"):
         half = start("--directory", str(directory))
         half.said(words)
         assert half.stop(signal.SIGTERM) == 0
@@ -139,8 +209,13 @@ def test_it_can_be_stopped_half_way_and_begin_again(tmp_path: Path, start: Start
 def test_nothing_outlives_a_killed_demo(tmp_path: Path, start: Start) -> None:
     directory = tmp_path / "killed"
     killed = start("--directory", str(directory)).serving()
-    programs = {Path(child.exe()).parents[3] for child in killed.children}
+    daemon = "nohup setsid sleep 64 >/dev/null 2>&1 & echo $!"  # leaves whoever started it
+    left = psutil.Process(int(shell(f"{killed.line('ssh_config web')} '{daemon}'").stdout))
+    programs = {
+        Path(child.exe()).parents[3] for child in killed.children if child.name() == "postgres"
+    }
     assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
+    until(lambda: over(left), "the end of what was started through ssh")
     for copy in programs:  # root's, of PostgreSQL: nobody was left to remove it
         if copy.name.startswith("gateway-demo-"):
             shutil.rmtree(copy)
@@ -198,6 +273,8 @@ def test_a_user_who_is_not_root_can_run_it(nobodys: Path, start: Start) -> None:
     ).serving()
     assert {child.username() for child in demo.children} == {"nobody"}
     assert query(demo.line("user=alice"), COUNT) == "200"
+    home = shell(f"{demo.line('ssh_config web')} 'id -un; pwd; cd /; cd; pwd'").stdout.split()
+    assert home == ["nobody", *[str(nobodys / "kept" / "web")] * 2]
     assert demo.stop() == 0
 
 
@@ -210,11 +287,17 @@ def _reachable(place: Path) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
-def test_only_postgresql_runs_as_nobody(demo: Demo) -> None:
-    users = {
-        Path(child.exe()).name.rstrip("0123456789."): child.username() for child in demo.children
+def test_only_the_gateway_runs_as_root(demo: Demo) -> None:
+    assert {_what(child): child.username() for child in demo.children} == {
+        "twisted": "root",
+        "gateway.demo.shell": "nobody",
+        "postgres": "nobody",
     }
-    assert users == {"python": "root", "postgres": "nobody"}
+
+
+def _what(child: psutil.Process) -> str:
+    command = child.cmdline()
+    return command[command.index("-m") + 1] if "-m" in command else child.name()
 
 
 @pytest.fixture

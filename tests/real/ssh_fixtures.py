@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import pytest
 
 from tests.real.servers import free_port
 from tests.real.ssh_servers import (
+    Direct,
     Person,
     SshGateway,
     SshServer,
+    StartSsh,
     UnixUser,
     keygen,
     missing,
@@ -94,9 +96,6 @@ bindings:
 """
 
 
-StartSsh = Callable[..., SshGateway]
-
-
 @pytest.fixture(scope="module")
 def start_ssh(ssh_tmp: Path, sshd: SshServer, ssh_objects: str) -> Iterator[StartSsh]:
     """Starts gateways; ends them, and looks at their logs, when the module is through."""
@@ -126,3 +125,8 @@ def alice(ssh_gateway: SshGateway, ssh_tmp: Path, people_keys: dict[str, str]) -
 @pytest.fixture(scope="module")
 def bob(ssh_gateway: SshGateway, ssh_tmp: Path, people_keys: dict[str, str]) -> Person:
     return Person(ssh_gateway.directory / "bob", ssh_tmp / "keys" / "bob", ssh_gateway).set_up()
+
+
+@pytest.fixture(scope="session")
+def direct(ssh_tmp: Path, sshd: SshServer, deploy: UnixUser) -> Direct:
+    return Direct(ssh_tmp / "direct", sshd, deploy).set_up()

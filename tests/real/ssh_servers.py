@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import pty
 import pwd
 import secrets
+import select
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from attrs import evolve, frozen
@@ -82,16 +87,15 @@ def unix_user(directory: Path) -> Iterator[UnixUser]:
         yield user
     finally:
         end_processes(user)
-        run("userdel", user.name)
+        run("userdel", "-f", user.name)
 
 
 def end_processes(user: UnixUser) -> None:
-    """What it left running keeps a user from being removed."""
+    """What was left running without a terminal goes on after its session."""
     for process in psutil.process_iter(["username"]):
         if process.info["username"] == user.name:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-                process.wait(PATIENCE)
 
 
 def give(path: Path, user: UnixUser) -> None:
@@ -106,11 +110,15 @@ class SshServer:
     """An sshd in the foreground, on a free port of 127.0.0.1, with all it has in *directory*.
 
     It lets users in by certificates of those whom it was told to :meth:`trust`, by password,
-    and by the keys in ``authorized``. *settings* stand before the usual ones, and so win.
+    and by the keys in ``authorized``. *names* stand in its host certificate; *settings* are
+    laid over the usual ones.
     """
 
-    def __init__(self, directory: Path, **settings: str) -> None:
+    def __init__(
+        self, directory: Path, names: str = "127.0.0.1,localhost", **settings: str
+    ) -> None:
         self.directory = directory
+        self.names = names
         self.port = free_port()
         self.authorized = directory / "authorized"
         self._settings = settings
@@ -122,7 +130,7 @@ class SshServer:
         self.host_key = keygen(self.directory / "host")
         self.host_ca = keygen(self.directory / "host_ca")
         run("ssh-keygen", "-q", "-s", self.directory / "host_ca", "-I", "target", "-h",
-            "-n", "127.0.0.1,localhost", self.directory / "host.pub")  # fmt: skip
+            "-n", self.names, self.directory / "host.pub")  # fmt: skip
         self._users_ca.touch()
         self.authorized.touch()
         (self.directory / "sshd_config").write_text(self._configuration())
@@ -157,7 +165,6 @@ class SshServer:
 
     def _configuration(self) -> str:
         settings = {
-            **self._settings,
             "Port": str(self.port),
             "ListenAddress": "127.0.0.1",
             "HostKey": str(self.directory / "host"),
@@ -181,6 +188,7 @@ class SshServer:
             "PrintMotd": "no",
             "PrintLastLog": "no",
             "Subsystem": "sftp internal-sftp",
+            **self._settings,
         }
         return "".join(f"{name} {value}\n" for name, value in settings.items())
 
@@ -205,6 +213,10 @@ class SshGateway(GatewayProcess):
         for target in targets:
             target.trust(self.cli("ca", "users").stdout)
         return self
+
+    def put(self, objects: str) -> None:
+        """As ``gateway apply --prune``, without a process for it."""
+        self.call("apply", text=objects, file="changed.yaml", prune=True)
 
     @cached_property
     def host_ca(self) -> str:
@@ -237,6 +249,10 @@ class SshGateway(GatewayProcess):
         """The last such entry, which may be under way."""
         found: list[Event] = until(lambda: self.audited(kind, **facts), f"{kind} {facts}")
         return found[-1]
+
+
+StartSsh = Callable[..., SshGateway]
+"""Starts one with a configuration, and objects if they are not the usual ones."""
 
 
 # -- people --------------------------------------------------------------------------------
@@ -295,13 +311,9 @@ Host 127.0.0.1
     def run(
         self, program: str, *arguments: str | Path, **over: Any
     ) -> subprocess.CompletedProcess[bytes]:
-        given = {"input": b"", "timeout": 2 * PATIENCE, **over}
+        given = {"input": b"", "capture_output": True, "timeout": 2 * PATIENCE, **over}
         return subprocess.run(
-            self.command(program, *arguments),
-            env=self.env(),
-            capture_output=True,
-            check=False,
-            **given,
+            self.command(program, *arguments), env=self.env(), check=False, **given
         )
 
     def ssh(self, login: str, *command: str, **over: Any) -> subprocess.CompletedProcess[bytes]:
@@ -312,7 +324,26 @@ Host 127.0.0.1
         self, user: str, login: str, *command: str, **over: Any
     ) -> subprocess.CompletedProcess[bytes]:
         """``ssh -J USER@gateway LOGIN COMMAND``."""
-        return self.run("ssh", "-J", f"{user}@127.0.0.1", login, *command, **over)
+        return self.through(user).run("ssh", login, *command, **over)
+
+    def through(self, user: str) -> Person:
+        """Goes everywhere through the gateway."""
+        return self.having(f"ProxyJump={user}@127.0.0.1:{self.gateway.ssh_port}")
+
+    @contextmanager
+    def master(self, login: str, path: Path) -> Iterator[Person]:
+        """A connection to the gateway that stays, and one whose clients all go through it."""
+        through = self.having(f"ControlPath={path}")
+        quiet = {
+            "capture_output": False,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        assert through.run("ssh", "-fNM", f"{login}@127.0.0.1", **quiet).returncode == 0
+        try:
+            yield through
+        finally:
+            through.run("ssh", "-O", "exit", f"{login}@127.0.0.1")
 
     def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
         """An ssh that goes on; with pipes for all that is not given."""
@@ -320,3 +351,95 @@ Host 127.0.0.1
         return subprocess.Popen(
             self.command("ssh", *arguments), env=self.env(), **{**pipes, **popen}
         )
+
+
+@frozen
+class Direct:
+    """The same client without a gateway, to compare with."""
+
+    directory: Path
+    server: SshServer
+    user: UnixUser
+
+    def set_up(self) -> Direct:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.server.authorized.open("a") as file:
+            file.write(f"{keygen(self.directory / 'id')}\n")
+        known_hosts = self.directory / "known_hosts"
+        known_hosts.write_text(f"[127.0.0.1]:{self.server.port} {self.server.host_key}\n")
+        return self
+
+    def ssh(self, *command: str, **over: Any) -> subprocess.CompletedProcess[bytes]:
+        given = {"input": b"", "timeout": 2 * PATIENCE, **over}
+        return subprocess.run(
+            [
+                *("ssh", "-F", "/dev/null", "-i", str(self.directory / "id")),
+                *("-o", "IdentitiesOnly=yes"),
+                *("-o", f"UserKnownHostsFile={self.directory / 'known_hosts'}"),
+                *("-p", str(self.server.port), f"{self.user.name}@127.0.0.1", *command),
+            ],
+            capture_output=True,
+            check=False,
+            **given,
+        )
+
+
+class Terminal:
+    """A program in a terminal of its own, of 24 lines and 80 columns."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self.screen = ""  # what has come since the last text that was waited for
+        self._status: int | None = None
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            termios.tcsetwinsize(0, (24, 80))
+            os.execvpe(command[0], command, {**environment, "TERM": "xterm-256color"})
+        self.resize(24, 80)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)  # hangs up
+        self.wait()
+
+    def type(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The kernel tells the program with SIGWINCH."""
+        termios.tcsetwinsize(self._fd, (rows, columns))
+
+    def wait_for(self, text: str, poke: int = 0) -> str:
+        """Until *text* is on the screen; what came before it.
+
+        *poke*: a signal to send now and then. OpenSSH misses one that comes between its look
+        at what came and its sleep.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.screen:
+            if not select.select([self._fd], [], [], 0.5)[0]:
+                assert time.monotonic() < deadline, f"no {text!r}, but:\n{self.screen}"
+                os.kill(self._pid, poke)
+                continue
+            data = b""
+            with suppress(OSError):  # Linux has EIO where others have the end of the file
+                data = os.read(self._fd, 65536)
+            assert data, f"it ended without {text!r}:\n{self.screen}"
+            self.screen += data.decode(errors="replace")
+        before, _, self.screen = self.screen.partition(text)
+        return before
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit status; what it still prints is thrown away."""
+        while self._status is None:
+            with suppress(OSError):
+                if select.select([self._fd], [], [], 0.05)[0]:
+                    os.read(self._fd, 65536)
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status

@@ -367,3 +367,20 @@ def test_objects_with_a_mistake(short_tmp: Path, objects: str, tmp_path: Path) -
     (line,) = [number for number, text in enumerate(lines, 1) if "role: absent" in text]
     assert f"\n{gateway.objects}:{line}:" in gateway.log
     gateway.stop()
+
+
+@pytest.mark.parametrize("key", ["vault.key", "transcripts.key"])
+def test_a_key_that_was_lost(start: Start, key: str) -> None:
+    """A new one would open nothing, and sign as if it were the first."""
+    gateway = start()
+    gateway.signal(signal.SIGTERM)
+    gateway.wait()
+    keys = gateway.state / "keys"
+    before = {path.name: path.read_bytes() for path in keys.iterdir() if path.name != key}
+    (keys / key).unlink()
+    gateway.spawn()
+    assert gateway.wait() in (1, 78)
+    assert f"{key}:" in gateway.log
+    assert f"is missing, and {gateway.state / 'gateway.sqlite'} rests on it" in gateway.log
+    assert {path.name: path.read_bytes() for path in keys.iterdir()} == before
+    gateway.stop()

@@ -48,6 +48,7 @@ def test_what_was_committed_is_recorded_when_the_gateway_is_killed(
     gateway = start(f"recording: {{durability: {durability}}}\n")
     with load(gateway, tmp_path, "simple"), load(gateway, tmp_path, "prepared"):
         until(lambda: committed(postgres, marks, 300), "some transactions")
+        until(lambda: len(gateway.live()) == 4, "all four sessions")
         gateway.call("sessions")  # the index is written behind, but not behind who asks
         gateway.kill9()
     until(lambda: not backends(postgres), "the target to notice")
@@ -260,5 +261,10 @@ def test_an_unwritable_directory_where_recording_is_not_required(start: Start) -
     with without_directory(gateway), gateway.connect() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert gateway.get("readyz")[0] == 200
-    assert gateway.log.count("Sessions run unrecorded") == 1
+        session = gateway.session_of(connection)
+        with gateway.connect() as other:
+            sessions = [session, gateway.session_of(other)]
+    done = gateway.cli("audit", "--format", "json")
+    told = [row for row in json.loads(done.stdout) if row["event"] == "session.unrecorded"]
+    assert [row["session"] for row in told] == sessions
     gateway.stop()

@@ -88,7 +88,7 @@ def test_other_kinds_of_keys(
 ) -> None:
     key = tmp_path / "key"
     other = f'  - {{name: {kind}-user, ssh_keys: ["{keygen(key, kind)}"]}}\n'
-    ssh_gateway.apply(
+    ssh_gateway.put(
         ssh_objects.replace("users:\n", f"users:\n{other}").replace(
             "[user:alice]", f"[user:alice, user:{kind}-user]"
         )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway import ca
+from gateway import private
 from gateway.errors import BadFile
 from gateway.model import SshRights
 from gateway.ssh.authority import BACKDATE, HOST_LIFE, USER_LIFE, KeyPair, SshAuthority
@@ -102,7 +102,7 @@ def test_secrets_do_not_show(authority: SshAuthority) -> None:
 
 
 def spoil(path: Path) -> None:
-    ca.write_private(path, b"junk")
+    private.replace(path, b"junk")
 
 
 def let_others_read(path: Path) -> None:
@@ -110,11 +110,11 @@ def let_others_read(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    ca.write_private(path, path.read_bytes()[:150])
+    private.replace(path, path.read_bytes()[:150])
 
 
 def empty(path: Path) -> None:
-    ca.write_private(path, b"")
+    private.replace(path, b"")
 
 
 def become_a_directory(path: Path) -> None:
@@ -124,7 +124,7 @@ def become_a_directory(path: Path) -> None:
 
 def put(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
     data = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    ca.write_private(path, data)
+    private.replace(path, data)
 
 
 def become_ecdsa(path: Path) -> None:
@@ -133,7 +133,7 @@ def become_ecdsa(path: Path) -> None:
 
 def become_pem(path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate()
-    ca.write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.replace(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def need_a_passphrase(path: Path, *options: str) -> None:
@@ -176,17 +176,19 @@ def test_what_is_wrong_with_a_key_is_told(
 
 
 def copy(keys: Path, state: Path) -> None:
+    private.directory(state / "keys")
     for name in KEYS:
-        ca.write_private(state / "keys" / name, (keys / name).read_bytes())
+        private.replace(state / "keys" / name, (keys / name).read_bytes())
 
 
 def test_kinds_of_keys_are_not_exchanged(keys: Path, authority: SshAuthority, tmp_path) -> None:
     state = tmp_path / "keys"
-    ca.write_private(state / "ssh_host_ed25519_key", (keys / "ssh_host_rsa_key").read_bytes())
+    private.directory(state)
+    private.replace(state / "ssh_host_ed25519_key", (keys / "ssh_host_rsa_key").read_bytes())
     with pytest.raises(BadFile, match="is not an Ed25519 key"):
         SshAuthority.open(state)
     (state / "ssh_host_ed25519_key").unlink()
-    ca.write_private(state / "ssh_host_rsa_key", (keys / "ssh_user_ca").read_bytes())
+    private.replace(state / "ssh_host_rsa_key", (keys / "ssh_user_ca").read_bytes())
     with pytest.raises(BadFile, match="is not an RSA key"):
         SshAuthority.open(state)
     put(state / "ssh_host_rsa_key", rsa.generate_private_key(65537, 1024))
@@ -237,7 +239,8 @@ def test_host_certificates(authority: SshAuthority, tmp_path: Path) -> None:
 
 def belongs(pair: KeyPair, directory: Path) -> None:
     """The certificate is on the public half of the key, and asyncssh takes both."""
-    ca.write_private(directory / "keys" / "key", pair.private_key)
+    private.directory(directory / "keys")
+    private.replace(directory / "keys" / "key", pair.private_key)
     public = keygen("-y", "-f", str(directory / "keys" / "key"))
     said = listed(pair.certificate)
     assert said["Public key"][0].split()[-1] == fingerprint(public)

@@ -192,7 +192,7 @@ def recorded() -> list[tuple[int, bytes]]:
     """What the notes of two channels become."""
     records: list[tuple[int, bytes]] = []
     notes = Notes(lambda *record: records.append(record), typed=True)
-    shell, run = (notes.channel(b"session", 0, "") for _ in range(2))
+    shell, run = (notes.channel(b"session", "") for _ in range(2))
     _on_a_terminal(shell)
     run.asks(b"exec", string(b"ls \xff"))
     shell.data(0, b"w")
