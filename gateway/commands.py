@@ -161,7 +161,7 @@ class Commands:
         """Of a target, or with ``draining`` false no longer; which ones that were."""
         found, draining = self._named(arguments["name"]), bool(arguments["draining"])
         for resource, address in found:
-            await self.catalog.set_draining(resource, address, draining)
+            await self.catalog.set_draining(resource, address, draining, arguments["by"])
         rows = [_target(row) for row in self.targets.rows()]
         return {
             "targets": [row for row in rows if (row["resource"], row["address"]) in found],

@@ -18,7 +18,7 @@ What it tells:
     seconds from a failure until a session that it hit was open elsewhere: the median, the
     99th of a hundred, the longest. Who is killed is noticed at once; who is frozen, when the
     second probe has gone unanswered: after ``interval + 2 * timeout``, and a fifth of the
-    interval more, at most.
+    interval more, at most; later where a session comes from one failure into the next.
 ``wasted``
     attempts to open a session on a target that was out of order, each of which costs somebody
     the time until it fails. Between a failure and the first signal of it there are some.

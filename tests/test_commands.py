@@ -115,6 +115,7 @@ async def test_sessions(tmp_path: Path) -> None:
         running_one, ended = (await ask(daemon, "sessions"))["sessions"]
         assert (running_one["status"], running_one["ended"]) == ("live", None)
         assert (running_one["statements"], running_one["bytes_out"]) == (3, 100), "as they stand"
+        assert running_one["pinned"] == "temporary tables"
         assert (ended["status"], ended["reason"]) == ("ended", "client closed")
         assert list(ended) == [
             "id", "user", "resource", "account", "target", "protocol", "source", "started",

@@ -104,6 +104,21 @@ async def test_a_session_is_listed_from_its_beginning_to_its_end(tmp_path: Path)
 
 
 @asyncio_test
+async def test_a_session_is_listed_where_it_is_by_now(tmp_path: Path) -> None:
+    async with hall(tmp_path) as here:
+        running = here.begin()
+        [info] = here.live.infos()
+        session = here.live.find(info.id)
+        assert (session.target, session.pinned) == ("db:5432", "temporary tables")
+        running.moved_to = "other:5432"
+        assert session.target == "other:5432"
+        assert here.live.infos() == [evolve(info, target="other:5432")]
+        assert here.live.places() == {(info.resource, "other:5432")}
+        running.done(End(EndReason.CLIENT))
+        assert here.index.ended[0][0].target == "other:5432"
+
+
+@asyncio_test
 async def test_the_index_has_the_digest_of_the_transcript(tmp_path: Path) -> None:
     async with hall(tmp_path) as here:
         here.begin().done(CLIENT)

@@ -39,6 +39,11 @@ class Trail:
             raise
         self._note(name, True, ", ".join(told) or "ok", began)
 
+    @property
+    def failed(self) -> str | None:
+        """The step that has failed."""
+        return next((step.name for step in self._steps if step.ok is False), None)
+
     def skip(self, name: str, why: str) -> None:
         self._steps.append(Step(name, None, why))
 

@@ -52,19 +52,21 @@ class Effect:
 
 Effects = tuple[Effect, ...]
 
-# Statements that leave nothing behind, by their first word, unless HIDDEN is in them. What
-# is in neither list shows in its tag: see gateway.pg.state.
-_PLAIN = re.compile(
+# Statements that leave nothing behind, by their first word, unless they conceal something.
+# What neither finds shows in its tag: see gateway.pg.state.
+_plain = re.compile(
     rb"\s*(?:select|insert|update|delete|with|begin|start|merge|values|table|savepoint"
     rb"|release|show|fetch|move|copy|explain)(?![a-z0-9_$\x80-\xff])"
-)
-_HIDDEN = re.compile(rb"set_config|advisory|temp|;\s*[^\s;]")
+).match
+# set_config, advisory, temp and a second statement: each sought by its rarest letter.
+_PLAIN_STARTS = frozenset((b"select ", b"insert ", b"update ", b"delete "))  # seen at a glance
+_conceals = re.compile(rb"_(?<=set_)config|v(?<=adv)isory|m(?<=tem)p|;\s*[^\s;]").search
 
 
 def look(text: bytes) -> Effects:
     """What *text*, one or more statements, leaves behind."""
     low = text.lower()
-    if _PLAIN.match(low) and not _HIDDEN.search(low):
+    if (low[:7] in _PLAIN_STARTS or _plain(low)) and not _conceals(low):
         return ()
     if len(text) > MAX_REMEMBERED:
         return _effects(text)
@@ -81,6 +83,12 @@ def _effects(text: bytes) -> Effects:
 
 
 _remembered = lru_cache(1024)(_effects)
+_looked = lru_cache(1024)(look)
+
+
+def look_again(text: bytes) -> Effects:
+    """The same for texts that come again and again, as those of prepared statements do."""
+    return look(text) if len(text) > MAX_REMEMBERED else _looked(text)
 
 
 # -- words ---------------------------------------------------------------------------------

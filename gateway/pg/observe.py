@@ -25,14 +25,14 @@ class ClientScanner(Scanner):
 
     :ivar statements: how many Query, Execute and FunctionCall messages
     :ivar asked: how many messages that each call for one ReadyForQuery
-    :ivar unsynced: a message that is answered has no Sync behind it yet
+    :ivar unsynced: an Execute has no Sync behind it yet
     :ivar copying: the target takes COPY data, and it is the client's turn
     :ivar terminated: the client has said goodbye
     """
 
     RECORD = CLIENT
     DIRECTION = 0
-    TABLE = table(stream=b"d", keep=b"H", mark=b"PBDCQEFSXcf")
+    TABLE = table(stream=b"d", keep=b"BDH", mark=b"PCQEFSXcf")
 
     def __init__(self, add: Add, state: SessionState | None = None) -> None:
         super().__init__(add)
@@ -51,39 +51,56 @@ class ClientScanner(Scanner):
         self.asked -= self._syncs
         self._syncs = 0
 
+    @property
+    def loose(self) -> bool:
+        """The last message is one of those that have no effect without a Sync."""
+        return self.last in _LOOSE
+
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
-        if len(data) - pos > 5:  # else it has no body, or its body comes later: see _closed
-            look = _LOOKS.get(kind)
-            if look is not None:
-                look(self._state, data[pos : pos + 1 + frame_length(data, pos + 1)[0]], self.asked)
-        if kind in b"PBDC":
-            self.unsynced = True
+        if kind == 0x53:  # Sync
+            self._syncs += 1
+            self.unsynced = False
+            self.asked += 1
             return False
+        if kind == 0x51:  # Query
+            if len(data) - pos > 5:  # else its text comes later: see _closed
+                self._state.queried(
+                    data[pos + 5 : pos + frame_length(data, pos + 1)[0]], self.asked
+                )
+        elif kind in b"PCB" or self._state.portals:
+            if len(data) - pos > 5:
+                self._look(kind, data[pos : pos + 1 + frame_length(data, pos + 1)[0]], self.asked)
+            if kind in b"PCB":
+                return False
         if kind == 0x63 or kind == 0x66:  # CopyDone, CopyFail
             self.copying = False
             return self._between(data, begin, pos, COPIED, self._copied())
         if kind == 0x58:  # Terminate
             self.terminated = True
             return False
-        if kind == 0x53:  # Sync
-            self._syncs += 1
-        else:
-            self.statements += 1
-            self._syncs = 0
-            self.copying = False  # a COPY that failed ends without a word of the client's
+        self.statements += 1
+        self._syncs = 0
+        self.copying = False  # a COPY that failed ends without a word of the client's
         self.unsynced = kind == 0x45  # Execute; all others are answered by ReadyForQuery
         if not self.unsynced:
             self.asked += 1
         return False
 
     def _closed(self, capture: Capture) -> None:
-        look = _LOOKS.get(capture.kind)
-        if look is None:
-            return
+        kind = capture.kind
         if capture.cut:
             self._state.give_up("a statement longer than what is recorded of it")
+        elif kind == 0x51:
+            self._state.queried(bytes(capture.body[:-1]), self.asked - 1)
         else:
-            look(self._state, capture.frame, self.asked - (capture.kind == 0x51))
+            self._look(kind, capture.frame, self.asked)
+
+    def _look(self, kind: int, frame: bytes, batch: int) -> None:
+        look = _LOOKS.get(kind)
+        if look is not None:
+            look(self._state, frame, batch)
+            if self._state.effective:
+                self.TABLE = _WATCHFUL
 
     def _copied(self) -> bytes:
         copied = _copied(0, self.streamed, self.streamed_bytes)
@@ -91,9 +108,10 @@ class ClientScanner(Scanner):
         return copied
 
 
+_LOOSE = b"PBDCEH"
+_WATCHFUL = table(stream=b"d", keep=b"DH", mark=b"BPCQEFSXcf")  # while a Bind may matter
 _LOOKS: dict[int, Callable[[SessionState, bytes, int], None]] = {
     ord("P"): SessionState.parsing,
-    ord("Q"): SessionState.queried,
     ord("B"): SessionState.binding,
     ord("E"): SessionState.executing,
     ord("C"): SessionState.closing,
@@ -132,10 +150,11 @@ class TargetScanner(Scanner):
             self.ready += 1
             if pos + 5 < len(data):
                 self.status = data[pos + 5]
-                self._state.ready(self.status, self.ready)
+                if self._state.pending:
+                    self._state.ready(self.status, self.ready)
             return False
         if kind == 0x31 or kind == 0x33:  # ParseComplete, CloseComplete
-            self._state.answered(self.ready, parsed=kind == 0x31)
+            self._state.answers += 1
             return False
         if kind == 0x53:  # ParameterStatus
             if pos + 5 < len(data):

@@ -12,20 +12,24 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from attrs import evolve
+from cryptography.x509 import ExtensionNotFound, SubjectAlternativeName
+
 from gateway.errors import ProtocolViolation
 from gateway.health import Findings, Looking, RefusedAccounts, Spot
 from gateway.health.trail import Trail
 from gateway.identity.password import KeyCache
-from gateway.model import Account, Resource, Target, TlsMode
+from gateway.model import Account, Resource, Target, TargetTls, TlsMode
 from gateway.pg import frames
 from gateway.pg.dial import NOT_NOW, TOO_MANY, WRONG_PASSWORD, secure
 from gateway.pg.target_login import LAG, TargetLogin, TargetRefused
-from gateway.reach import FAILURES, connect_to, resolve
+from gateway.reach import FAILURES, connect_to, resolve, words
 from gateway.routing import ServerKind
 from gateway.wire import Wire
 
 DATABASE = "postgres"  # where one may ask if the resource names none: it is there by default
 NAME = "gateway health"
+SHOWN = 500  # characters of what a certificate says
 FOREVER = 1e9  # seconds: a lag of 30 years is none
 GREETINGS = (b"G", b"N", b"E")  # of a server that may encrypt, of others, of one before 12
 
@@ -58,12 +62,23 @@ class PostgresProbe:
         """Always anew: a standby may have become the primary."""
         named = resource.health.account if resource.health is not None else None
         account = resource.accounts.get(named) if named is not None else None
-        return await self.look(resource, target, account, seconds)
+        return (await self._walk(resource, target, account, seconds)).findings()
 
     async def look(
         self, resource: Resource, target: Target, account: Account | None, seconds: float
     ) -> Findings:
-        """:param account: with which to log in, None to stop before that"""
+        """Of a certificate that is not trusted, it is also told what it says.
+
+        :param account: with which to log in, None to stop before that
+        """
+        trail = await self._walk(resource, target, account, seconds)
+        if trail.failed == "TLS":
+            trail.skip("shown", await _shown(resource, target, seconds))
+        return trail.findings()
+
+    async def _walk(
+        self, resource: Resource, target: Target, account: Account | None, seconds: float
+    ) -> Trail:
         trail = Trail(time.monotonic)
         try:
             async with asyncio.timeout(seconds):
@@ -72,7 +87,7 @@ class PostgresProbe:
             self._judge(trail, refused, Spot(resource.name, target.address), account)
         except FAILURES as failed:
             trail.down(failed)
-        return trail.findings()
+        return trail
 
     async def _look(
         self, trail: Trail, resource: Resource, target: Target, account: Account | None
@@ -156,6 +171,36 @@ def _about(wire: Wire) -> list[str]:
         return [version]
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     return [version, f"its certificate is good for {left.days} days"]
+
+
+async def _shown(resource: Resource, target: Target, seconds: float) -> str:
+    """What the target's certificate says, believed or not. Nothing else is asked or told."""
+    anyone = evolve(resource, tls=TargetTls(TlsMode.REQUIRE))
+    try:
+        async with asyncio.timeout(seconds):
+            wire = await connect_to(await resolve(target.address))
+            try:
+                await secure(wire, Looking(anyone, Account("")), target.address)
+                return _certificate(wire)[:SHOWN]
+            finally:
+                wire.close()
+    except FAILURES as failed:
+        return f"no certificate: {words(failed)}"
+
+
+def _certificate(wire: Wire) -> str:
+    assert wire.tls is not None
+    found = wire.tls.get_peer_certificate(as_cryptography=True)
+    if found is None:
+        return "no certificate"
+    try:
+        names = found.extensions.get_extension_for_class(SubjectAlternativeName).value
+        told = ", ".join(str(name.value) for name in names)
+    except (ExtensionNotFound, ValueError):
+        told = "no name"
+    ends = found.not_valid_after_utc
+    until = f"{'expired' if ends < datetime.now(UTC) else 'good until'} {ends:%Y-%m-%d %H:%M} UTC"
+    return f"{until}, for {told}, issued by {found.issuer.rfc4514_string()}"
 
 
 def _tell_lag(trail: Trail, kind: ServerKind, lag: float | None) -> None:

@@ -38,6 +38,7 @@ def table(skip: bytes = b"", stream: bytes = b"", keep: bytes = b"", mark: bytes
 class Scanner:
     """One direction of a session. Subclasses say which frames matter.
 
+    :ivar last: the type of the last frame, whole or not
     :ivar streamed: frames of the streamed kinds since the last one of another kind
     """
 
@@ -51,6 +52,7 @@ class Scanner:
         self._need = 0  # bytes of the present frame still to come
         self._capture: Capture | None = None
         self._counts = False  # the present frame is a streamed one
+        self.last = 0
         self.streamed = 0
         self.streamed_bytes = 0
 
@@ -88,6 +90,7 @@ class Scanner:
         actions = self.TABLE
         end = len(data)
         begin = pos  # where the present run of frames to record begins
+        kind = self.last
         while end - pos >= 5:
             kind = data[pos]
             size = frame_length(data, pos + 1)[0] + 1
@@ -98,14 +101,17 @@ class Scanner:
             if action >= KEEP:
                 if after > end:
                     break
-                if action == MARK and self._mark(data, begin, pos, kind):
-                    begin = pos
+                if action == MARK:
+                    if self._mark(data, begin, pos, kind):
+                        begin = pos
+                    actions = self.TABLE  # of which a frame may want another one
                 pos = after
                 continue
             if begin < pos:
                 self._record(data, begin, pos)
             pos = self._stream(data, pos, end, kind) if action == STREAM else after
             begin = pos
+        self.last = kind
         if begin < pos <= end:
             self._record(data, begin, pos)
         if pos < end:
@@ -163,7 +169,7 @@ class Scanner:
         self._take(data[pos + 5 :])
 
     def _open(self, header: bytes) -> None:
-        kind = header[0]
+        kind = self.last = header[0]
         size = frame_length(header, 1)[0] + 1
         action = self.TABLE[kind]
         if not 5 <= size <= MAX_FRAME or not action:

@@ -98,7 +98,7 @@ class Splice:
     @property
     def _quiet(self) -> bool:
         client, target = self._client, self._target
-        return client.asked == target.ready and not client.unsynced
+        return client.asked == target.ready and not client.unsynced and not client.loose
 
     @property
     def _waits(self) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from gateway.pg import frames
-from gateway.pg.effects import Does, Effect, Effects, look
+from gateway.pg.effects import Does, Effect, Effects, look, look_again
 
 MAX_KEPT = 1 << 20  # bytes of prepared statements and settings kept: some hundreds of them
 OVERHEAD = 100  # bytes counted for each, beside its text
@@ -55,23 +55,29 @@ class SessionState:
 
     :ivar ending: number of the first batch that ends no transaction, as far as is known
     :ivar expected: effects that were announced, each with its batch
+    :ivar pending: there is something for :meth:`ready` to do
+    :ivar answers: ParseComplete and CloseComplete messages in the present batch
+    :ivar effective: prepared statements that have effects
+    :ivar portals: those bound to statements that have effects
     """
 
     __slots__ = (
         "_channels",
         "_doubtful",
-        "_effective",
         "_failed",
         "_open",
         "_pins",
-        "_portals",
         "_requests",
         "_settings",
         "_size",
         "_statements",
         "_unknown",
+        "answers",
+        "effective",
         "ending",
         "expected",
+        "pending",
+        "portals",
         "reported",
     )
 
@@ -79,14 +85,16 @@ class SessionState:
         self.reported = dict(reported or {})
         self.ending = NEVER if pinned else 0
         self.expected: deque[tuple[int, Effect]] = deque()
+        self.pending = False
+        self.answers = 0
         self._unknown = pinned  # no state is kept any more
         self._pins: dict[str, int] = {}
         self._settings: dict[bytes, bytes] = {}
         self._channels: dict[bytes, bytes] = {}
         self._statements: dict[bytes, bytes] = {}  # b"" is the unnamed one
         self._requests: deque[tuple[int, bytes, bytes | None]] = deque()  # Parse, or Close: None
-        self._effective: dict[bytes, Effects] = {}  # of statements, and of portals
-        self._portals: dict[bytes, Effects] = {}
+        self.effective: dict[bytes, Effects] = {}  # of statements, and of portals
+        self.portals: dict[bytes, Effects] = {}
         self._open: list[Effect] = []  # in the transaction that runs
         self._doubtful: list[Effect] = []  # before a ROLLBACK, perhaps TO SAVEPOINT
         self._failed = False  # an error came since the last ReadyForQuery
@@ -111,42 +119,45 @@ class SessionState:
 
     # -- what the client asks for
 
-    # (whole messages, whose type and length take five bytes)
-
-    def queried(self, frame: bytes, batch: int) -> None:
+    def queried(self, text: bytes, batch: int) -> None:
         """A Query; it also destroys the unnamed prepared statement."""
         if b"" in self._statements:
             self._forget(b"")
-        effects = look(frame[5 : frame.find(b"\0", 5)])
+        effects = look(text)
         if effects:
             self._announce(effects, batch)
+
+    # (whole messages, whose type and length take five bytes)
 
     def parsing(self, frame: bytes, batch: int) -> None:
         named = frame.find(b"\0", 5)
         name = frame[5:named]
-        effects = look(frame[named + 1 : frame.find(b"\0", named + 1)])
-        if effects:
-            self._effective[name] = effects
-            if len(self._effective) > MAX_EXPECTED:
-                self.give_up("too many prepared statements that change the session")
-        elif self._effective:
-            self._effective.pop(name, None)
+        effects = look_again(frame[named + 1 : frame.find(b"\0", named + 1)])
+        if effects or self.effective:
+            self._prepared(name, effects)
         self._request(batch, name, frame)
 
+    def _prepared(self, name: bytes, effects: Effects) -> None:
+        if not effects:
+            self.effective.pop(name, None)
+            return
+        self.effective[name] = effects
+        if len(self.effective) > MAX_EXPECTED:
+            self.give_up("too many prepared statements that change the session")
+
     def binding(self, frame: bytes, batch: int) -> None:
-        if self._effective or self._portals:
-            portal, _, rest = frame[5:].partition(b"\0")
-            effects = self._effective.get(rest.partition(b"\0")[0])
-            if effects is not None:
-                self._portals[portal] = effects
-            else:
-                self._portals.pop(portal, None)
+        portal, _, rest = frame[5:].partition(b"\0")
+        effects = self.effective.get(rest.partition(b"\0")[0])
+        if effects is not None:
+            self.portals[portal] = effects
+            self.pending = True
+        else:
+            self.portals.pop(portal, None)
 
     def executing(self, frame: bytes, batch: int) -> None:
-        if self._portals:
-            effects = self._portals.get(frame[5:].partition(b"\0")[0])
-            if effects is not None:
-                self._announce(effects, batch)
+        effects = self.portals.get(frame[5:].partition(b"\0")[0])
+        if effects is not None:
+            self._announce(effects, batch)
 
     def closing(self, frame: bytes, batch: int) -> None:
         """Portals are answered like statements; no statement has the name that stands for them."""
@@ -166,6 +177,7 @@ class SessionState:
                 self.ending = batch + 1
             else:
                 self.expected.append((batch, effect))
+                self.pending = True
         if len(self.expected) > MAX_EXPECTED:
             self.give_up("too many changes of the session at once")
 
@@ -173,28 +185,34 @@ class SessionState:
         if self._unknown:
             return
         self._requests.append((batch, name, frame))
-        self._grow(len(frame or b"") + OVERHEAD)
+        self.pending = True
+        self._size += len(frame or b"") + OVERHEAD
+        if self._size > MAX_KEPT:
+            self._grow(0)
 
     # -- what the target answers
 
-    def answered(self, batch: int, *, parsed: bool) -> None:
-        """ParseComplete or CloseComplete."""
-        if self._unknown:
-            return
-        requests = self._requests
-        if not requests or requests[0][0] != batch or (requests[0][2] is None) is parsed:
-            self.give_up(_LOST_TRACK)
-            return
-        _, name, frame = requests.popleft()
-        if name in self._statements:
-            self._forget(name)
-        if frame is not None:
-            self._statements[name] = frame
-        else:
-            self._size -= OVERHEAD
+    def _settle(self, batch: int) -> None:
+        """The requests of *batch* that have been answered so far have come about."""
+        requests, statements, answers = self._requests, self._statements, self.answers
+        self.answers = 0
+        for _ in range(answers):
+            if not requests or requests[0][0] != batch:
+                if not self._unknown:
+                    self.give_up(_LOST_TRACK)
+                return
+            _, name, frame = requests.popleft()
+            before = statements.pop(name, None)
+            if before is not None:
+                self._size -= len(before) + OVERHEAD
+            if frame is not None:
+                statements[name] = frame
+            else:
+                self._size -= OVERHEAD
 
     def tagged(self, tag: bytes, batch: int) -> None:
         """A CommandComplete: something came about."""
+        self._settle(batch)
         expected = self.expected
         if expected and expected[0][0] == batch and expected[0][1].tag == tag:
             self._happened(expected.popleft()[1], batch)
@@ -211,10 +229,13 @@ class SessionState:
 
     def failed(self) -> None:
         """An ErrorResponse: the rest of the batch is not run."""
-        self._failed = True
+        self._failed = self.pending = True
 
     def ready(self, status: int, count: int) -> None:
-        """A ReadyForQuery with this transaction status, the *count*-th."""
+        """A ReadyForQuery with this transaction status, the *count*-th; for when there is
+        something pending or answered."""
+        if self.answers:
+            self._settle(count - 1)
         if self._open or self._doubtful:
             self._transaction(status, count)
         self._failed = False
@@ -223,8 +244,9 @@ class SessionState:
             expected.popleft()
         while requests and requests[0][0] < count:
             self._size -= len(requests.popleft()[2] or b"") + OVERHEAD
-        if self._portals and status == 0x49:
-            self._portals.clear()
+        if self.portals and status == 0x49:
+            self.portals.clear()
+        self.pending = bool(expected or requests or self.portals or self._open or self._doubtful)
 
     def reports(self, body: bytes) -> None:
         """A ParameterStatus.
@@ -332,8 +354,8 @@ class SessionState:
         self.ending = NEVER
         for kept in (self._settings, self._channels, self._statements, self._requests):
             kept.clear()
-        self._effective.clear()
-        self._portals.clear()
+        self.effective.clear()
+        self.portals.clear()
         self.expected.clear()
         self._open, self._doubtful = [], []
         self._size = 0

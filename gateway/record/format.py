@@ -23,7 +23,7 @@ HEADER  JSON object: ``format``, and what is known when the session begins
 NOTE    JSON object with ``kind``: something the gateway did or saw
 CLIENT  whole PostgreSQL frames as the client sent them (type, int32 length, body), all
         but CopyData
-TARGET  whole frames of the target, of the types ``1 2 3 C E I s Z G H W c V t``
+TARGET  whole frames of the target, of the types ``1 2 3 C E I s S Z G H W c V t``
 ROWS    u64 DataRow messages since the last CommandComplete; stands before a TARGET that
         begins with PortalSuspended or ErrorResponse
 COPIED  direction u8 (0 client to target, 1 back), CopyData messages u64, bytes u64; when

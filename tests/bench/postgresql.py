@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from tests.bench import tracking
 from tests.bench.measure import Table, costing, resident, rounds
 from tests.bench.peers import Door, doors
 
@@ -23,6 +24,7 @@ def run(seconds: int, count: int, sessions: int) -> Iterator[Table]:
     """The tables, as they get done. *seconds* a measurement, *count* rounds of each."""
     with doors(sessions) as every:
         yield from _transactions(every, seconds, count)
+        yield tracking.run(every["gateway"], seconds, count)
         yield _latency(every, seconds, count)
         yield from _bulk(every, count)
         yield from _logins(every, seconds, count)

@@ -166,7 +166,7 @@ EXECUTE, SYNC, FLUSH = frame("E", b"\0" * 5), frame("S"), frame("H")
         (EXECUTE + SYNC + EXECUTE, 1, True),
         (EXECUTE * 2 + SYNC * 2, 2, False),
         (EXECUTE + QUERY, 1, False),
-        (frame("P", b"\0\0\0\0"), 0, True),
+        (frame("P", b"\0\0\0\0"), 0, False),
     ],
 )
 def test_what_still_runs(data: bytes, asked: int, unsynced: bool, split) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime
 
 import pytest
+import trustme
 from attrs import evolve
 
 from gateway.errors import ProtocolViolation
@@ -220,6 +222,48 @@ async def test_out_of_order(script: Script, down: str, hard: bool) -> None:
         async with playing(script) as target:
             found = await Doctor().look(target.address, seconds=1.0)
     assert (found.down, found.hard) == (down, hard)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        (CA.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC),
+                       not_before=datetime(2019, 1, 1, tzinfo=UTC)),
+         "expired 2020-01-01 00:00 UTC, for localhost, issued by OU=Testing CA"),
+        (CA.issue_cert("elsewhere.example.com"), "for elsewhere.example.com, issued by"),
+        (trustme.CA().issue_cert("localhost"), "for localhost, issued by OU=Testing CA"),
+    ],
+)  # fmt: skip
+@asyncio_test
+async def test_a_certificate_that_is_not_trusted(leaf: trustme.LeafCert, said: str) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.secure(leaf)
+        await talk.drain()
+
+    resource = evolve(ORDERS, tls=FULL)
+    with no_descriptor_left():
+        async with playing(script) as server:
+            target = Target(server.address)
+            found = await Doctor().probe.look(resource, target, APP, PATIENCE)
+            assert told(found)[-2:] == [("TLS", False), ("shown", None)]
+            assert said in found.steps[-1].said
+            assert (found.down is not None, found.hard) == (True, True)
+            again = await Doctor().look(server.address, resource)
+            assert told(again)[-1] == ("TLS", False), "it is for people only"
+            assert b"app_ro" not in server.heard()
+
+
+@asyncio_test
+async def test_without_tls_there_is_nothing_to_show() -> None:
+    async def refuses(talk: Talk) -> None:
+        await talk.packet()
+        await talk.say(b"N")
+        await talk.drain()
+
+    async with playing(refuses) as server:
+        looking = Doctor().probe
+        found = await looking.look(evolve(ORDERS, tls=FULL), Target(server.address), APP, PATIENCE)
+    assert found.steps[-1].said == "no certificate: the target does not speak TLS"
 
 
 @asyncio_test

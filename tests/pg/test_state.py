@@ -411,12 +411,8 @@ def test_reports_are_bounded() -> None:
 
 @pytest.mark.parametrize("answer", [PARSED, CLOSED])
 def test_answers_to_nothing_pin(session: Session, answer: bytes) -> None:
-    session.get(answer)
-    assert session.state.pinned
-
-
-def test_an_answer_of_the_wrong_kind_pins(session: Session) -> None:
-    session.turn(parse("SELECT 1", "s") + SYNC, CLOSED)
+    session.get(answer + I)
+    session.turn(parse("SELECT 1") + SYNC, PARSED + I)
     assert session.state.pinned
 
 
