@@ -18,6 +18,7 @@ from gateway.contracts import Audit, Body, Document, Vault
 from gateway.errors import BadFile, GatewayError, Problem
 from gateway.identity.password import SALT, format_verifier, make_verifier
 from gateway.model import Snapshot
+from gateway.objects import shown
 from gateway.store import Bodies, Changes, Store, StoredObject
 
 T = TypeVar("T")
@@ -25,8 +26,6 @@ Key = tuple[str, str]  # kind, name
 Owned = Sequence[tuple[Document, str | None]]
 """Documents, each with the objects file that is to own it."""
 
-SECRETS = frozenset({"password", "private_key"})  # members of bodies that are never shown
-ORIGINS = ("file", "env")  # members of a secret that say where it was read
 BY_HAND_ONLY = ("password", "disabled")  # members of users that commands of their own change
 BY_HAND = "gateway"  # the actor in the audit log where it is no objects file and nobody known
 
@@ -360,46 +359,10 @@ def _change(key: Key, before: StoredObject | None, after: StoredObject | None) -
     if before is None or after is None:
         return Change("-" if after is None else "+", *key)
     moved = () if before.owner == after.owner else ("owner",)
-    return Change("~", *key, (*differences(before.body, after.body), *moved))
-
-
-def differences(before: object, after: object, path: str = "") -> Iterator[str]:
-    """Paths ("accounts.app_ro.password") at which two bodies differ; never what is there."""
-    if before == after:
-        return
-    old, new = _members(before), _members(after)
-    if old is None or new is None or path.rpartition(".")[2] in SECRETS:
-        yield path
-        return
-    for name in sorted(old.keys() | new.keys()):
-        below = f"{path}.{name}" if path else name
-        yield from differences(old.get(name), new.get(name), below)
-
-
-def _members(value: object) -> Mapping[str, object] | None:
-    """What a path can go on into: objects, and lists of objects by name, else by place."""
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-        return {str(item.get("name", place)): item for place, item in enumerate(value)}
-    return None
+    return Change("~", *key, (*shown.differences(before.body, after.body), *moved))
 
 
 def _shown(name: str, found: StoredObject) -> dict[str, Any]:
     """An object as anybody may see it."""
-    shown = {"name": name, **_masked(found.body)}
-    return shown if found.owner is None else {**shown, "owner": found.owner}
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _set(item) if key in SECRETS else _masked(item) for key, item in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value
-
-
-def _set(secret: object) -> str | None:
-    """That there is one, and where it was read; whatever else is stored of it stays hidden."""
-    if secret is None:
-        return None
-    members = secret if isinstance(secret, Mapping) else {}
-    return " ".join(("(set)", *(f"{how} {members[how]}" for how in ORIGINS if how in members)))
+    told = {"name": name, **shown.masked(found.body)}
+    return told if found.owner is None else {**told, "owner": found.owner}

@@ -23,7 +23,6 @@ from gateway.catalog import (
     Change,
     NoSuchObject,
     StillNeeded,
-    differences,
 )
 from gateway.errors import BadFile, NotRecorded
 from gateway.identity.password import matches
@@ -312,24 +311,6 @@ async def test_secrets_are_nowhere_to_be_seen(tmp_path: Path) -> None:
     assert "SCRAM" not in told
     assert "v1:" not in told
     assert told.count("(set)") == 2
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "paths"),
-    [
-        ({}, {}, []),
-        ({"a": 1}, {"a": 1.5, "b": None}, ["a"]),
-        ({"labels": {"x": "1"}}, {"labels": {"x": "2", "y": "1"}}, ["labels.x", "labels.y"]),
-        ({"groups": ["a"]}, {"groups": ["a", "b"]}, ["groups"]),
-        ({"l": [{"name": "n", "p": 1}]}, {"l": [{"name": "m"}, {"name": "n", "p": 2}]},
-         ["l.m", "l.n.p"]),
-        ({"l": [{"p": 1}, {"p": 2}]}, {"l": [{"p": 1}]}, ["l.1"]),
-        ({"password": {"sealed": "v1:a"}}, {"password": {"sealed": "v1:b"}}, ["password"]),
-        ({"private_key": {"sealed": "v1:a"}}, {}, ["private_key"]),
-    ],
-)  # fmt: skip
-def test_paths_say_what_differs(before: object, after: object, paths: list[str]) -> None:
-    assert list(differences(before, after)) == paths
 
 
 NAMES = st.sets(st.sampled_from("abc"))

@@ -16,7 +16,7 @@ import asyncssh
 from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 
-from gateway.health import Sightings
+from gateway.health import RefusedAccounts, Sightings
 from gateway.model import (
     Account,
     Address,
@@ -129,6 +129,11 @@ class _Host(asyncssh.SSHServer):
         return True
 
 
+def accounts() -> RefusedAccounts:
+    """None is refused yet, and nobody is told."""
+    return RefusedAccounts(time.time, lambda spot, account, why: None)
+
+
 class Door:
     """Where clients come in. ``stories`` are those that are being told."""
 
@@ -136,7 +141,7 @@ class Door:
         self.house = House(root, limits=(50, 50), **house)
         self.house.now = time.time()
         self.sightings = Sightings(time.time)
-        dialer = SshDialer(authority, self.sightings, time.time, 5)
+        dialer = SshDialer(authority, self.sightings, accounts(), time.time, 5)
         self.ssh = SshDoor(authority, dialer, NAMES, "gw.test", time.time)
         self.target = ShellTarget(authority)
         self.stories: list[asyncio.Task[None]] = []

@@ -30,12 +30,13 @@ from gateway.model import (
     Target,
     Terms,
 )
+from gateway.routing import Seen, State
 from gateway.ssh import messages as m
 from gateway.ssh.authority import SshAuthority
 from gateway.ssh.dial import SshDialer, SshUpstream
 from gateway.ssh.messages import string, uint32
 from tests.leaks import nothing_left
-from tests.ssh.doors import HOST, no_errors, public
+from tests.ssh.doors import HOST, accounts, no_errors, public
 from tests.ssh.raw import INFO_REQUEST, PK_OK, RawServer, disconnect
 from tests.support import asyncio_test
 
@@ -53,10 +54,13 @@ class Dialling:
     def __init__(self, authority: SshAuthority, patience: float) -> None:
         self.now = 1000.0
         self.sightings = Sightings(lambda: self.now)
-        self._dialer = SshDialer(authority, self.sightings, time.time, patience)
+        self._dialer = SshDialer(authority, self.sightings, accounts(), time.time, patience)
 
     async def dial(self, account: Account, *targets: Target) -> SshUpstream:
         return await self._dialer.dial(granted(account, *targets), SESSION)
+
+    def seen(self, target: Target) -> Seen:
+        return self.sightings.seen("web", [target.address])[target.address]
 
     async def fails(self, account: Account, *targets: Target) -> str:
         """What the audit log would say."""
@@ -153,10 +157,10 @@ async def test_a_certificate_that_is_minted(shared_authority: SshAuthority) -> N
     async with dialling(shared_authority) as dialer, playing(lets_in) as target:
         upstream = await dialer.dial(MINTED, target)
         assert upstream.address == str(target.address)
-        seen = dialer.sightings.seen()[target.address]
-        assert (seen.failed_at, seen.open_sessions) == (None, 1)
+        seen = dialer.seen(target)
+        assert (seen.state, seen.open_sessions) == (State.UP, 1)
         upstream.abort()
-        assert dialer.sightings.seen()[target.address].open_sessions == 0
+        assert dialer.seen(target).open_sessions == 0
 
 
 @pytest.mark.parametrize("method", [b"password", b"keyboard-interactive"])
@@ -206,7 +210,7 @@ async def test_nobody_there(shared_authority: SshAuthority) -> None:
     async with dialling(shared_authority) as dialer:
         target = nobody()
         assert "refused" in await dialer.fails(MINTED, target)
-        assert dialer.sightings.seen()[target.address].failed_at is not None
+        assert dialer.seen(target).state is State.DOWN
         assert await dialer.fails(MINTED) == "the resource has no targets"
 
 
@@ -252,8 +256,7 @@ async def test_a_target_that_refuses_the_account(
     """It works, so that others may be sent there."""
     async with dialling(shared_authority) as dialer, playing(script) as target:
         assert "refuses the account" in await dialer.fails(account, target)
-        seen = dialer.sightings.seen()
-        assert target.address not in seen or seen[target.address].failed_at is None
+        assert dialer.seen(target).state is not State.DOWN
 
 
 async def lets_anybody_in(server: RawServer) -> None:
@@ -363,7 +366,7 @@ async def test_garbage(case: str, stays: bool, shared_authority: SshAuthority) -
         saying(*GARBAGE[case], stays=stays) as target,
     ):
         assert (await dialer.fails(MINTED, target)).startswith(f"{target.address}: ")
-        assert dialer.sightings.seen()[target.address].failed_at is not None
+        assert dialer.seen(target).state is State.DOWN
 
 
 @asyncio_test

@@ -15,6 +15,7 @@ from gateway.contracts import Credentials
 from gateway.errors import Gone
 from gateway.identity.password import make_verifier
 from gateway.model import Address
+from gateway.routing import State
 from gateway.ssh import edge, legs
 from gateway.ssh import messages as m
 from gateway.ssh.authority import SshAuthority
@@ -172,7 +173,8 @@ async def test_where_a_connection_does_not_lead(
         heard = await client.hear()
         assert heard.kind == m.CHANNEL_OPEN_FAILURE
         assert int.from_bytes(heard.payload[5:9]) == m.PROHIBITED
-        assert door.sightings.seen() == {}
+        seen = door.sightings.seen("web", [door.address])[door.address]
+        assert (seen.state, seen.latency, seen.open_sessions) == (State.UNKNOWN, None, 0)
 
 
 async def jumper(door: Door) -> RawClient:
