@@ -117,6 +117,7 @@ SANS_IO = [
     "pg/login.py",
     "pg/scram.py",
     "pg/effects.py",
+    "pg/farewell.py",
     "pg/observe.py",
     "pg/scan.py",
     "pg/state.py",

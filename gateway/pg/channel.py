@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Protocol
 
@@ -80,7 +81,11 @@ class TlsChannel:
             return self._recv(16384)  # one TLS record is never longer
         except SSL.WantReadError:
             return None
-        except (SSL.ZeroReturnError, SSL.SysCallError):
+        except SSL.ZeroReturnError:
+            return b""
+        except SSL.SysCallError as broken:
+            if broken.args[0] == errno.ECONNRESET:
+                raise ConnectionResetError(*broken.args) from broken
             return b""  # many clients close the socket without close_notify
         except SSL.Error as broken:
             raise ConnectionAbortedError("TLS failed") from broken

@@ -145,7 +145,7 @@ class Pump:
         return lag
 
     def __len__(self) -> int:
-        return len(self._joints) // 2
+        return sum(inflow is joint.forth for joint, inflow, _ in self._joints.values())
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())

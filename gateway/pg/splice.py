@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from gateway.contracts import SessionLog
 from gateway.errors import GatewayError, NotAllowed, NotRecorded
 from gateway.model import End, EndReason, Terms
-from gateway.pg import bodies, frames, words
+from gateway.pg import farewell, frames, words
 from gateway.pg.channel import Channel, channel
 from gateway.pg.observe import ClientScanner, TargetScanner
 from gateway.pg.pump import Flow, Joint, Pump
@@ -30,8 +30,7 @@ from gateway.record.format import NOTE
 
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
-LAST_WORDS = b"EN"  # ErrorResponse, and the NoticeResponse of a server that crashes
-GOING = frozenset({"57P01", "57P02"})  # admin_shutdown, crash_shutdown
+IN_FLIGHT = "a statement was in flight"
 
 log = Logger()
 
@@ -77,6 +76,7 @@ class Splice:
         self._moving: asyncio.Future[None] | None = None
         self._wish = ""  # why it is to leave its target when it can
         self._last_words = b""  # of the target, not told to the client yet
+        self._sent = b""  # what the client said last, if it began a batch
         self._gone: Channel | None = None  # the side that closed first
         self._parting: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Future[None] | None = None
@@ -150,6 +150,7 @@ class Splice:
     def from_client(self, data: bytes) -> bytes:
         if self._end is not None:
             return b""
+        self._sent = data if self._client.settled else b""
         self._client.scan(data)
         if not self._log.commit(self._joint.release):
             self._joint.forth.held = True
@@ -158,7 +159,7 @@ class Splice:
     def from_target(self, data: bytes) -> bytes:
         if self._end is not None:
             return self._last_frame(data)
-        if data[0] in LAST_WORDS and self._says_goodbye(data):
+        if data[0] in farewell.LAST_WORDS and self._says_goodbye(data):
             return b""
         if self._last_words:
             data, self._last_words = self._last_words + data, b""
@@ -181,10 +182,15 @@ class Splice:
         self._lost = End(EndReason.TARGET, "reset" if reset else "")
         if self._moving is None:
             fixed = self._fixed()
+            if reset and fixed == IN_FLIGHT and self._unread():
+                self._joint.forth.rest = self._sent  # inspected and recorded already
+                fixed = self._state.pinned
             if fixed:
                 self._strand(fixed)
             else:
-                self._wish = self._goodbye() or ("reset" if reset else "closed the connection")
+                self._wish = farewell.said(self._last_words) or (
+                    "reset" if reset else "closed the connection"
+                )
                 self._move()
         return True
 
@@ -214,7 +220,7 @@ class Splice:
     def _fixed(self) -> str:
         """Why the session cannot be taken elsewhere now; "" if it can."""
         if not self._quiet or not self._client.at_boundary:
-            return "a statement was in flight"
+            return IN_FLIGHT
         if self._target.status != IDLE:
             return "in a transaction"
         if not self._target.at_boundary:
@@ -225,19 +231,26 @@ class Splice:
 
     def _says_goodbye(self, data: bytes) -> bool:
         """The target shuts down or has crashed: whoever is taken elsewhere need not know."""
-        if not self._target.at_boundary:
-            return False
-        messages = list(bodies.frames(data))
-        if sum(5 + len(body) for _, body in messages) != len(data):
-            return False
-        if any(kind not in LAST_WORDS or not _going(body) for kind, body in messages):
+        if not self._target.at_boundary or not farewell.is_goodbye(data):
             return False
         self._last_words += data
         return True
 
-    def _goodbye(self) -> str:
-        said = (bodies.error(body)[1] for _, body in bodies.frames(self._last_words))
-        return ", ".join(said)
+    def _unread(self) -> bool:
+        """All that is in flight came too late to be read, let alone run.
+
+        The target said its last words instead of an answer, and then its kernel reset the
+        connection, which it does when a process leaves something unread. That was all of
+        it, if it had come in one piece that a server reads at once.
+        """
+        return (
+            self._home is not None
+            and self._last_words[:1] == b"E"
+            and self._target.status == IDLE
+            and self._client.asked == self._target.ready + 1
+            and self._client.settled
+            and farewell.is_one_call(self._sent)
+        )
 
     def _move(self) -> None:
         self._joint.pause()
@@ -305,7 +318,7 @@ class Splice:
 
     def _dismissed(self) -> None:
         """Somebody ended this one session at its target, and is not to be outwitted."""
-        self._lost = End(EndReason.TARGET, self._goodbye())
+        self._lost = End(EndReason.TARGET, farewell.said(self._last_words))
         self._part()
         self._joint.tell(self._last_words, last=True)
 
@@ -313,7 +326,7 @@ class Splice:
         """The session does not survive its target."""
         assert self._lost is not None
         self._lost = End(EndReason.TARGET, ": ".join(filter(None, (self._lost.detail, why))))
-        reasons = ", ".join(filter(None, (public or why, self._goodbye())))
+        reasons = ", ".join(filter(None, (public or why, farewell.said(self._last_words))))
         told = words.lost(reasons, self._session_id, retry=self._rolled_back)
         clean = self._target.at_boundary and not self._joint.back.ended
         self._part()
@@ -355,10 +368,6 @@ class Splice:
         first = self._gone or broken
         who = EndReason.CLIENT if first is self._joint.forth.source else EndReason.TARGET
         return End(who, "" if self._gone else "reset")
-
-
-def _going(body: bytes) -> bool:
-    return bodies.error(body)[0] in GOING
 
 
 def _part_from(target: Channel) -> None:

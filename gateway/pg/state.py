@@ -35,6 +35,9 @@ _HARMLESS_TOO = frozenset(
     (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP")
 )
 _KEPT_BY_RESET_ALL = frozenset((b"role", b"session_authorization"))
+_NOT_READ = frozenset(  # encodings in which a byte of ASCII may be half a character
+    ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
+)
 _LOST_TRACK = "answers that fit no question"
 
 
@@ -107,6 +110,8 @@ class SessionState:
             return self._unknown
         if self.reported.get("standard_conforming_strings") == "off":
             return "standard_conforming_strings is off"
+        if self.reported.get("client_encoding") in _NOT_READ:
+            return f"client_encoding is {self.reported['client_encoding']}"
         return ", ".join(self._pins)
 
     def restoration(self) -> Restoration:

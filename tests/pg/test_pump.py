@@ -278,3 +278,69 @@ async def test_the_longest_wake_up_is_told_once() -> None:
         assert len(pump) == 1
         assert pump.take_lag() > 0
         assert pump.take_lag() == 0
+
+
+@pytest.mark.parametrize("how", ["ends", "breaks"])
+@asyncio_test
+async def test_a_joint_that_is_kept_goes_on_with_another_target(how: str) -> None:
+    """What the client says meanwhile stays where it is, and what waits for it is sent."""
+    loop = asyncio.get_running_loop()
+    with joined() as (owner, client, target):
+        owner.keep = True
+        if how == "breaks":
+            linger = struct.pack("ii", 1, 0)
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        owner.joint.pause()
+        target.close()
+        await until(lambda: owner.losses)
+        assert owner.losses == [how == "breaks"]
+        assert len(owner.joint.pump) == 1
+        await loop.sock_sendall(client, b"question")
+        owner.joint.tell(b"wait")
+        assert await received(client, 4) == b"wait"
+        other, near = tcp_pair()
+        other.setblocking(False)
+        near.setblocking(False)
+        owner.joint.swap(PlainChannel(near))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+        owner.joint.resume()
+        assert await received(other, 8) == b"question"
+        await loop.sock_sendall(other, b"answer")
+        assert await received(client, 6) == b"answer"
+        assert owner.endings == []
+        other.close()
+        owner.keep = False
+        client.close()
+        await owner.done
+
+
+@asyncio_test
+async def test_a_target_is_left_for_another_without_a_break() -> None:
+    loop = asyncio.get_running_loop()
+    with joined() as (owner, client, target):
+        other, near = tcp_pair()
+        for sock in (other, near):
+            sock.setblocking(False)
+        owner.joint.pause()
+        owner.joint.swap(PlainChannel(near))
+        owner.joint.resume()
+        assert await received(target, 1) == b""
+        await loop.sock_sendall(client, b"question")
+        assert await received(other, 8) == b"question"
+        assert owner.losses == []
+        other.close()
+
+
+@asyncio_test
+async def test_a_joint_without_a_target_can_be_closed() -> None:
+    with joined() as (owner, client, target):
+        owner.keep = True
+        owner.joint.pause()
+        target.close()
+        await until(lambda: owner.losses)
+        owner.joint.close()
+        assert await received(client, 1) == b""
+        assert len(owner.joint.pump) == 0

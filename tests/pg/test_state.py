@@ -230,6 +230,11 @@ def test_backslashes_that_may_end_strings_pin() -> None:
     assert Session(standard_conforming_strings="off").state.pinned
 
 
+def test_encodings_that_cannot_be_read_pin() -> None:
+    assert Session(client_encoding="UTF8").state.pinned == ""
+    assert Session(client_encoding="SJIS").state.pinned == "client_encoding is SJIS"
+
+
 def test_who_is_pinned_from_the_beginning() -> None:
     state = SessionState({}, "replication")
     assert (state.pinned, state.ending) == ("replication", NEVER)

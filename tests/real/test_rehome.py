@@ -281,7 +281,9 @@ def test_a_frozen_target_is_left_by_who_is_idle(cluster) -> None:
     place.gateway.apply(place.objects(0, 1, 2))
     until(lambda: states(place)[2] == "up", "the other standby to be seen")
     freeze(place.servers[1])
+    frozen = time.monotonic()
     until(lambda: targets(place) == {place.servers[2].port}, "the sessions to have moved")
+    assert time.monotonic() - frozen < 3 * (INTERVAL + TIMEOUT)
     for number, connection in enumerate(held):
         check(connection, number)
     thaw(place.servers[1])
