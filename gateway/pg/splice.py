@@ -163,6 +163,8 @@ class Splice:
             return b""
         if self._last_words:
             data, self._last_words = self._last_words + data, b""
+            if self._moving is None:
+                self._joint.resume()
         try:
             self._target.scan(data)
         except GatewayError as error:
@@ -234,6 +236,8 @@ class Splice:
         if not self._target.at_boundary or not farewell.is_goodbye(data):
             return False
         self._last_words += data
+        if self.idle:
+            self._joint.pause()  # its end comes next: nothing is to be said to it any more
         return True
 
     def _unread(self) -> bool:
