@@ -6,8 +6,6 @@ from gateway.pg import bodies
 
 LAST_WORDS = b"EN"  # ErrorResponse, and the NoticeResponse of a server that crashes
 GOING = frozenset({"57P01", "57P02"})  # admin_shutdown, crash_shutdown
-CALLS = b"QS"  # Query and Sync: each is followed by one ReadyForQuery
-ONE_READ = 8192  # bytes: PostgreSQL's PQ_RECV_BUFFER_SIZE, and less than a record of TLS
 
 
 def is_goodbye(data: bytes) -> bool:
@@ -19,13 +17,6 @@ def is_goodbye(data: bytes) -> bool:
 
 def said(goodbye: bytes) -> str:
     return ", ".join(bodies.error(body)[1] for _, body in bodies.frames(goodbye))
-
-
-def is_one_call(data: bytes) -> bool:
-    """A server reads it at once, and answers with one ReadyForQuery at its end."""
-    kinds = [kind for kind, _ in bodies.frames(data)]
-    calls = [kind for kind in kinds if kind in CALLS]
-    return len(data) <= ONE_READ and _whole(data) and len(calls) == 1 and kinds[-1] in CALLS
 
 
 def _whole(data: bytes) -> bool:

@@ -52,11 +52,6 @@ class ClientScanner(Scanner):
         self._syncs = 0
 
     @property
-    def settled(self) -> bool:
-        """Between two messages, with nothing that a Sync is still to follow."""
-        return not self._need and not self._head and self.last not in _LOOSE
-
-    @property
     def loose(self) -> bool:
         """The last message is one of those that have no effect without a Sync."""
         return self.last in _LOOSE

@@ -30,7 +30,6 @@ from gateway.record.format import NOTE
 
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
-IN_FLIGHT = "a statement was in flight"
 
 log = Logger()
 
@@ -76,7 +75,6 @@ class Splice:
         self._moving: asyncio.Future[None] | None = None
         self._wish = ""  # why it is to leave its target when it can
         self._last_words = b""  # of the target, not told to the client yet
-        self._sent = b""  # what the client said last, if it began a batch
         self._gone: Channel | None = None  # the side that closed first
         self._parting: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Future[None] | None = None
@@ -150,7 +148,6 @@ class Splice:
     def from_client(self, data: bytes) -> bytes:
         if self._end is not None:
             return b""
-        self._sent = data if self._client.settled else b""
         self._client.scan(data)
         if not self._log.commit(self._joint.release):
             self._joint.forth.held = True
@@ -184,9 +181,6 @@ class Splice:
         self._lost = End(EndReason.TARGET, "reset" if reset else "")
         if self._moving is None:
             fixed = self._fixed()
-            if reset and fixed == IN_FLIGHT and self._unread():
-                self._joint.forth.rest = self._sent  # inspected and recorded already
-                fixed = self._state.pinned
             if fixed:
                 self._strand(fixed)
             else:
@@ -222,7 +216,7 @@ class Splice:
     def _fixed(self) -> str:
         """Why the session cannot be taken elsewhere now; "" if it can."""
         if not self._quiet or not self._client.at_boundary:
-            return IN_FLIGHT
+            return "a statement was in flight"
         if self._target.status != IDLE:
             return "in a transaction"
         if not self._target.at_boundary:
@@ -239,22 +233,6 @@ class Splice:
         if self.idle:
             self._joint.pause()  # its end comes next: nothing is to be said to it any more
         return True
-
-    def _unread(self) -> bool:
-        """All that is in flight came too late to be read, let alone run.
-
-        The target said its last words instead of an answer, and then its kernel reset the
-        connection, which it does when a process leaves something unread. That was all of
-        it, if it had come in one piece that a server reads at once.
-        """
-        return (
-            self._home is not None
-            and self._last_words[:1] == b"E"
-            and self._target.status == IDLE
-            and self._client.asked == self._target.ready + 1
-            and self._client.settled
-            and farewell.is_one_call(self._sent)
-        )
 
     def _move(self) -> None:
         self._joint.pause()
