@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -156,8 +157,11 @@ class FileLog:
         return digest
 
     def sync(self) -> None:
-        """:raises OSError: the disk does not have it"""
-        os.fsync(self._fd)
+        """:raises OSError: the disk does not have it, or the file is closed"""
+        fd = self._fd
+        if fd < 0:  # os.fsync would raise a ValueError
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        os.fsync(fd)
 
     def fail(self, why: str) -> None:
         """Take nothing more."""

@@ -260,7 +260,7 @@ class Disk:
                 session.synced = lengths[session]
             if session not in errors or not self._required:
                 for resume in resumes:
-                    resume()
+                    _resumed(session, resume)
         if self._waiting and not self._busy:
             self._begin()
 
@@ -269,6 +269,14 @@ class Disk:
         if session.file.failed is None:
             session.file.fail(f"transcript {session.file.id}: {error.strerror}")
             self._lost(session, NotRecorded(str(session.file.failed)))
+
+
+def _resumed(session: RecordedSession, resume: Resume) -> None:
+    """What goes wrong with one session does not hold up those behind it."""
+    try:
+        resume()
+    except Exception:
+        log.failure("Session {id} does not go on", id=session.file.id)
 
 
 def _sync(session: RecordedSession) -> OSError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,52 @@ async def test_who_waits_meanwhile_shares_the_next_round(tmp_path: Path) -> None
     for log in logs:
         assert log.commit(never)
         log.close(END, 0, 0, 0)
+
+
+@asyncio_test
+async def test_one_that_ends_while_it_waits_strands_nobody(tmp_path: Path, monkeypatch) -> None:
+    recording = recorder(tmp_path, durability="disk")
+    slow, ends, stays = (recording.open(info(name)) for name in ("slow", "ends", "stays"))
+    here, fsync, closed = threading.get_ident(), os.fsync, threading.Event()
+
+    def patient(fd: int) -> None:
+        if threading.get_ident() != here:  # the round's thread, which is slow
+            assert closed.wait(10)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", patient)
+    for log in (slow, ends):
+        log.add(CLIENT, b"x")
+        assert not log.commit(lambda: None)
+    stays.add(CLIENT, b"x")
+    durable = asyncio.Event()
+    assert not stays.commit(durable.set)
+    ends.close(END, 0, 0, 0)
+    closed.set()
+    async with asyncio.timeout(10):
+        await durable.wait()
+    stays.close(END, 0, 0, 0)
+
+
+@asyncio_test
+async def test_one_that_fails_to_go_on_strands_nobody(tmp_path: Path) -> None:
+    recording = recorder(tmp_path, durability="disk")
+    first, second = recording.open(info("first")), recording.open(info("second"))
+    durable = asyncio.Event()
+    for log, resume in ((first, _fails), (second, durable.set)):
+        log.add(CLIENT, b"x")
+        assert not log.commit(resume)
+    third = recording.open(info("third"))
+    third.add(CLIENT, b"x")
+    both = asyncio.Event()
+    assert not third.commit(both.set)
+    async with asyncio.timeout(10):
+        await durable.wait()
+        await both.wait()
+
+
+def _fails() -> None:
+    raise ZeroDivisionError
 
 
 @asyncio_test
