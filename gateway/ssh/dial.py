@@ -103,6 +103,7 @@ class SshDialer:
             host=target.address.host,
             port=target.address.port,
             known_hosts=_trusted(target),
+            client_version="Gateway",
             username=grant.account.name,
             password=_password(grant.account),
             client_keys=self._keys(grant, session_id),
@@ -114,7 +115,8 @@ class SshDialer:
             **ALGORITHMS,
         )
 
-    def _keys(self, grant: Grant, session_id: str) -> list[object]:
+    def _keys(self, grant: Grant, session_id: str) -> list[object] | None:
+        """Never empty: asyncssh would take the daemon's own, out of its home directory."""
         account = grant.account
         if account.minted:
             pair = self._authority.mint(account.name, session_id, grant.terms.ssh, self._clock())
@@ -122,7 +124,7 @@ class SshDialer:
             return [(key, asyncssh.import_certificate(pair.certificate))]
         if account.private_key is not None:
             return [asyncssh.import_private_key(account.private_key.reveal())]
-        return []
+        return None
 
 
 def _password(account: Account) -> str | None:
@@ -177,6 +179,8 @@ async def log_in(sock: socket.socket, options: asyncssh.SSHClientConnectionOptio
 def _reworded(error: Exception | None) -> Exception:
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return Unreachable(f"host key: {error.reason}")
+    if isinstance(error, asyncssh.PermissionDenied) and error.reason.startswith("Trivial"):
+        return Unreachable("lets in whoever comes: it may be after what is said then")
     if isinstance(error, asyncssh.PermissionDenied):
         return TargetSaidNo(f"refuses the account: {error.reason}")
     if isinstance(error, asyncssh.ProtocolError):
