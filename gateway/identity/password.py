@@ -16,7 +16,7 @@ import threading
 import unicodedata
 from collections.abc import Callable
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from gateway.model import ScramVerifier, Secret
 
@@ -88,9 +88,8 @@ def mock_verifier(user: str, secret: bytes, like: ScramVerifier | None = None) -
     salt, stored, server = (
         hmac.digest(secret, label + name, "sha256") for label in (b"salt:", b"stored:", b"server:")
     )
-    if like is not None:
-        return evolve(like, stored_key=stored, server_key=server)
-    return ScramVerifier(DEFAULT_ITERATIONS, salt[:SALT], stored, server)
+    iterations = DEFAULT_ITERATIONS if like is None else like.iterations
+    return ScramVerifier(iterations, salt[:SALT] if like is None else like.salt, stored, server)
 
 
 @frozen

@@ -120,6 +120,7 @@ class SshDialer:
             host=target.address.host,
             port=target.address.port,
             known_hosts=_trusted(target),
+            client_version="Gateway",
             username=purpose.account.name,
             password=_password(purpose.account),
             client_keys=self._keys(purpose, session_id),
@@ -131,7 +132,8 @@ class SshDialer:
             **ALGORITHMS,
         )
 
-    def _keys(self, purpose: Purpose, session_id: str) -> list[object]:
+    def _keys(self, purpose: Purpose, session_id: str) -> list[object] | None:
+        """Never empty: asyncssh would take the daemon's own, out of its home directory."""
         account, rights = purpose.account, purpose.terms.ssh
         if account.minted:
             pair = self._authority.mint(account.name, session_id, rights, self._clock())
@@ -139,7 +141,7 @@ class SshDialer:
             return [(key, asyncssh.import_certificate(pair.certificate))]
         if account.private_key is not None:
             return [asyncssh.import_private_key(account.private_key.reveal())]
-        return []
+        return None
 
 
 def stranger(target: Target) -> asyncssh.SSHClientConnectionOptions:
@@ -149,9 +151,10 @@ def stranger(target: Target) -> asyncssh.SSHClientConnectionOptions:
         host=target.address.host,
         port=target.address.port,
         known_hosts=_trusted(target),
+        client_version="Gateway",
         username=STRANGER,
         password=None,
-        client_keys=[],
+        client_keys=None,  # empty, it would be the daemon's own
         preferred_auth=["password"],
         agent_path=None,
         gss_host=None,
@@ -213,6 +216,8 @@ async def log_in(sock: socket.socket, options: asyncssh.SSHClientConnectionOptio
 def _reworded(error: Exception | None) -> Exception:
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return Unreachable(f"host key: {error.reason}")
+    if isinstance(error, asyncssh.PermissionDenied) and error.reason.startswith("Trivial"):
+        return Unreachable("lets in whoever comes: it may be after what is said then")
     if isinstance(error, asyncssh.PermissionDenied):
         return TargetSaidNo(f"refuses the account: {error.reason}")
     if isinstance(error, asyncssh.ProtocolError):

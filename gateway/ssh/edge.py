@@ -271,7 +271,7 @@ class Doorman(asyncssh.SSHServer):
         self._tried = True
         credentials = self._credentials.result()
         assert credentials is not None
-        if key.public_data in map(_blob, credentials.ssh_keys):
+        if key.public_data in _blobs(credentials.ssh_keys):
             self._method = "publickey"
             return True
         return False
@@ -349,6 +349,7 @@ class Doorman(asyncssh.SSHServer):
         return edge.leg
 
 
-def _blob(line: str) -> bytes:
-    """The key in a public key line, in a time that tells nobody how many keys there are."""
-    return b64decode(line.split()[1])
+@lru_cache(maxsize=4096)  # of people who log in these days; a few hundred bytes each
+def _blobs(lines: tuple[str, ...]) -> frozenset[bytes]:
+    """The keys in public key lines. Kept, so that it does not show how many there are."""
+    return frozenset(b64decode(line.split()[1]) for line in lines)

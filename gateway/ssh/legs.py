@@ -34,6 +34,7 @@ MAX_UNSENT = 16 << 20  # bytes: TCP may bring 10 MiB beyond that water, only hos
 PACKET = 200  # bytes that a packet costs while it waits, beside its own
 REKEY = 32 << 30  # bytes: at most 2^31 packets, before whose double the keys have to change
 PARTING = 0.5  # seconds for the peer to read why, and to hang up
+SLOW = 10.0  # seconds for one that is still reading what it was sent before
 
 UNREAD, REKEYING = "the peer does not read", "a key exchange is under way"
 
@@ -75,6 +76,7 @@ class Leg(SSHConnection):
         self._jams: set[str] = set()  # why what is sent does not go out
         self._deferred = 0  # bytes that wait for a key exchange
         self._rekey_bytes = REKEY
+        self._rekey_seconds = 0.0  # peers do that if they like
         self._fault = ""  # for what we hang up on the peer
         self._carried: set[Leg] = set()  # legs that run through a channel of this one
         self._parted = False
@@ -175,8 +177,9 @@ class Leg(SSHConnection):
 
     def _stop_or_read(self) -> None:
         """Keys have to be exchanged even so: both sides may wait for one another's."""
-        stop = len(self._inpbuf) + len(self._unread) > MAX_HELD or (
-            bool(self._reasons) and not self._exchanging()
+        stop = not self._parted and (
+            len(self._inpbuf) + len(self._unread) > MAX_HELD
+            or (bool(self._reasons) and not self._exchanging())
         )
         if self._transport is None or stop == self._stopped:
             return
@@ -291,12 +294,25 @@ class Leg(SSHConnection):
         if transport is None or self._parted:
             return
         self._parted = True
+        self._stop_or_read()  # closing with something unread would take back what is sent
         super()._send_disconnect(code, words, "en")
-        self._loop.call_later(PARTING, transport.abort)
+        self._linger(transport, self._loop.time() + SLOW)
         try:
             transport.write_eof()
         except (OSError, NotImplementedError):
             transport.abort()
+
+    def _linger(self, transport: asyncio.Transport, until: float) -> None:
+        unsent = transport.get_write_buffer_size()
+
+        def look() -> None:
+            reads = 0 < transport.get_write_buffer_size() < unsent
+            if reads and self._loop.time() < until:
+                self._linger(transport, until)
+            else:
+                transport.abort()
+
+        self._loop.call_later(PARTING, look)
 
     def _hang_up(self, error: asyncssh.DisconnectError) -> None:
         self._send_disconnect(error.code, error.reason, error.lang)

@@ -7,6 +7,7 @@ nobody. Knows asyncssh from the inside, as :mod:`gateway.ssh.legs` does.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,9 +41,16 @@ ALGORITHMS: dict[str, Any] = {
     ],
     "mac_algs": ["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com"],
     "compression_algs": ["none"],
+    "x509_trusted_certs": None,  # or it would look for some in the daemon's home directory
+    "x509_trusted_cert_paths": [],
     "login_timeout": 0,  # the story has its own deadline
     "keepalive_interval": 0,  # the peers' own keep-alives pass through
 }
+
+# asyncssh asks for these, uses neither, and fails where nobody has the daemon's number: in
+# containers that run as any.
+os.environ.setdefault("LOGNAME", "gateway")
+os.environ.setdefault("HOME", "/")
 
 
 class ServerLeg(Leg, asyncssh.SSHServerConnection):

@@ -90,6 +90,7 @@ class Relay:
         self._notes = notes
         self._send = send
         self._channels: tuple[dict[int, Channel], dict[int, Channel]] = ({}, {})
+        self._open_channels = 0  # or about to be
         self._answers = (Answers(), Answers())  # to global requests
         self._allowed: set[bytes] = set()  # kinds of channels that the target may open
         self.requests = 0
@@ -162,6 +163,7 @@ class Relay:
 
     def _forget(self, channel: Channel) -> None:
         channel.notes.close()
+        self._open_channels -= 1
         for side, number in enumerate(channel.numbers):
             if number is not None:
                 self._channels[side].pop(number, None)
@@ -186,7 +188,7 @@ class Relay:
         rest = fields.rest()
         if number in self._channels[side]:
             raise ProtocolViolation("a channel number that is in use")
-        if len(self._channels[CLIENT]) + len(self._channels[TARGET]) >= 2 * MAX_CHANNELS:
+        if self._open_channels >= MAX_CHANNELS:
             self._send(side, m.open_failure(number, m.RESOURCE_SHORTAGE, "too many channels"))
             return
         if not self._may_open(side, kind, rest):
@@ -197,6 +199,7 @@ class Relay:
         numbers[side] = number
         notes = self._notes.channel(kind, _destination(kind, rest))
         self._channels[side][number] = Channel(kind, side, numbers, notes)
+        self._open_channels += 1
         head = bytes((m.CHANNEL_OPEN,)) + m.string(kind) + m.uint32(number) + m.uint32(window)
         self._send(1 - side, head + m.uint32(min(packet, MAX_PACKET)) + rest)
 

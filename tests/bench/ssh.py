@@ -17,7 +17,8 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.bench.measure import Table, costing, resident, rounds
-from tests.real.ssh_servers import Person, SshGateway, SshServer, keygen, unix_user
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, SshServer, keygen, unix_user
 
 BULK = 512  # MiB a transfer
 DIRECT, JUMP = "direct", "ssh -J"

@@ -18,7 +18,8 @@ import pytest
 from gateway.demo.shell import READ
 from tests.demo.demos import over
 from tests.real.servers import PATIENCE, free_port, until
-from tests.real.ssh_servers import Terminal, keygen, run
+from tests.real.ssh_clients import Terminal
+from tests.real.ssh_servers import keygen, run
 
 ROOT = os.geteuid() == 0
 BULK = os.urandom(5 * READ + 1)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests.real.servers import free_port
+from tests.real.ssh_clients import Direct, Person
 from tests.real.ssh_servers import (
-    Direct,
-    Person,
     SshGateway,
     SshServer,
     StartSsh,

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.record.facts import Event
 from tests.real.servers import until
-from tests.real.ssh_servers import Direct, Person, SshGateway, UnixUser
+from tests.real.ssh_clients import Direct, Person
+from tests.real.ssh_servers import SshGateway, UnixUser
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.real.ssh_servers import Person, SshGateway, UnixUser, give, run
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, UnixUser, give, run
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

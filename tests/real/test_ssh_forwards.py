@@ -15,7 +15,8 @@ import pytest
 
 from gateway.record.facts import Event
 from tests.real.servers import free_port, until
-from tests.real.ssh_servers import Person, SshGateway, UnixUser, give, keygen, run
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, UnixUser, give, keygen, run
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.ssh_servers import Person, SshGateway, UnixUser
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, UnixUser
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.servers import until
-from tests.real.ssh_servers import Person, SshGateway, StartSsh, UnixUser
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, StartSsh, UnixUser
 from tests.real.test_recording import no_writes, without_directory
 
 pytest_plugins = ["tests.real.ssh_fixtures"]

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from tests.real.conftest import more
-from tests.real.ssh_servers import Person, SshGateway, SshServer, UnixUser, keygen, run
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, SshServer, UnixUser, keygen, run
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

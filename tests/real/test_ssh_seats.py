@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from tests.real.servers import until
-from tests.real.ssh_servers import Person, StartSsh, UnixUser
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import StartSsh, UnixUser
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

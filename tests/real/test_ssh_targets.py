@@ -10,7 +10,8 @@ import pytest
 
 from tests.real.conftest import more
 from tests.real.servers import free_port
-from tests.real.ssh_servers import Person, SshGateway, SshServer, UnixUser, keygen
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, SshServer, UnixUser, keygen
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.record.facts import Event
 from tests.real.servers import until
-from tests.real.ssh_servers import Person, SshGateway, Terminal
+from tests.real.ssh_clients import Person, Terminal
+from tests.real.ssh_servers import SshGateway
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -36,16 +36,15 @@ from gateway.ssh.authority import SshAuthority
 from gateway.ssh.dial import SshDialer, SshUpstream
 from gateway.ssh.messages import string, uint32
 from tests.leaks import nothing_left
-from tests.ssh.doors import HOST, accounts, no_errors, public
+from tests.ssh.doors import accounts, no_errors, public
 from tests.ssh.raw import INFO_REQUEST, PK_OK, RawServer, disconnect
+from tests.ssh.targets import Script, nobody, playing, saying
 from tests.support import asyncio_test
 
 MINTED = Account("deploy", minted=True)
 PASSWORD = Account("deploy", password=Secret(b"target secret"))
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
 SESSION = "0123456789abcdef"
-
-Script = Callable[[RawServer], Awaitable[None]]
 
 
 class Dialling:
@@ -79,63 +78,6 @@ def granted(account: Account, *targets: Target) -> Grant:
 async def dialling(authority: SshAuthority, patience: float = 5) -> AsyncIterator[Dialling]:
     async with nothing_left(), no_errors(), asyncio.timeout(30):
         yield Dialling(authority, patience)
-
-
-@asynccontextmanager
-async def playing(script: Script, key: asyncssh.SSHKey = HOST) -> AsyncIterator[Target]:
-    """A target that knows how to exchange keys, and then follows *script*."""
-    loop = asyncio.get_running_loop()
-    servers: list[RawServer] = []
-    played: list[asyncio.Task[None]] = []
-
-    def connected() -> RawServer:
-        servers.append(server := RawServer(loop, key))
-        played.append(asyncio.ensure_future(play(server)))
-        return server
-
-    async def play(server: RawServer) -> None:
-        await server.begin()
-        await script(server)
-
-    listener = await loop.create_server(connected, "127.0.0.1", 0)
-    try:
-        yield Target(Address(*listener.sockets[0].getsockname()), host_key=public(HOST))
-    finally:
-        listener.close()
-        for task in played:
-            task.cancel()
-        await asyncio.gather(*played, return_exceptions=True)
-        for server in servers:
-            server.abort()
-            await server.gone.wait()
-
-
-@asynccontextmanager
-async def saying(*said: bytes, stays: bool = False) -> AsyncIterator[Target]:
-    """A target that says so, whatever it hears; *stays*: and then nothing more."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            for part in said:
-                writer.write(part)
-            if stays:
-                await reader.read(-1)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    listener = await asyncio.start_server(talk, "127.0.0.1", 0)
-    try:
-        yield Target(Address(*listener.sockets[0].getsockname()), host_key=public(HOST))
-    finally:
-        listener.close()
-
-
-def nobody() -> Target:
-    """A target that does not listen."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return Target(Address(*probe.getsockname()), host_key=public(HOST))
 
 
 async def lets_in(server: RawServer) -> None:
@@ -400,6 +342,33 @@ async def test_a_dialler_that_is_given_up(shared_authority: SshAuthority) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@asyncio_test
+async def test_nothing_of_the_daemons_own_is_used(
+    shared_authority: SshAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its keys nor whom it trusts, wherever they lie around."""
+    home = tmp_path / ".ssh"
+    home.mkdir()
+    OTHER.write_private_key(str(home / "id_ed25519"))
+    (home / "known_hosts").write_text(f"* {public(OTHER)}\n")
+    (home / "config").write_text("NoSuchOption yes\n")
+    (home / "ca-bundle.crt").write_text("no certificate\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "nobody"))
+    methods: list[bytes] = []
+
+    async def script(server: RawServer) -> None:
+        while True:
+            methods.append((await server.asked())[1])
+            server.refuse(b"publickey", b"password")
+
+    async with dialling(shared_authority) as dialer, playing(script) as target:
+        assert "refuses the account" in await dialer.fails(PASSWORD, target)
+        assert methods == [b"none", b"password"]
+    async with dialling(shared_authority) as dialer, playing(script, key=OTHER) as target:
+        assert "host key" in await dialer.fails(PASSWORD, target)
 
 
 def test_an_upstream_shows_no_secret(shared_authority: SshAuthority) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -302,3 +305,27 @@ async def test_a_client_that_leaves_in_the_middle(
         client.abort()
         await door.told()
         await door.empty()
+
+
+NAMELESS = """
+import pwd
+pwd.getpwuid = {}.__getitem__
+import asyncssh
+from gateway.ssh.peers import ALGORITHMS
+key = asyncssh.generate_private_key("ssh-ed25519")
+asyncssh.SSHServerConnectionOptions(config=None, server_host_keys=[key], **ALGORITHMS)
+asyncssh.SSHClientConnectionOptions(config=None, client_keys=None, **ALGORITHMS)
+"""
+
+
+def test_a_daemon_without_a_name_or_a_home() -> None:
+    """As in a container that runs as whatever number it is given."""
+    done = subprocess.run(
+        [sys.executable, "-c", NAMELESS],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

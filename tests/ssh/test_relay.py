@@ -217,12 +217,23 @@ def test_packets_are_kept_small() -> None:
     talk.say(TARGET, confirmed(7, 3, packet=huge), (CLIENT, confirmed(7, 3, packet=MAX_PACKET)))
 
 
-def test_channels_by_the_thousand() -> None:
+@pytest.mark.parametrize("opened", [True, False])
+def test_channels_by_the_thousand(opened: bool) -> None:
+    """Those that the target has not opened yet count, too."""
     talk = Dialogue()
     for number in range(MAX_CHANNELS):
-        talk.session(number, number)
+        talk.passes(CLIENT, opening(number))
+        if opened:
+            talk.passes(TARGET, confirmed(number, number))
     no = m.open_failure(9999, m.RESOURCE_SHORTAGE, "too many channels")
     talk.say(CLIENT, opening(9999), (CLIENT, no))
+    if opened:
+        talk.passes(CLIENT, msg(m.CHANNEL_CLOSE, uint32(7)))
+        talk.passes(TARGET, msg(m.CHANNEL_CLOSE, uint32(7)))
+    else:
+        refused = msg(m.CHANNEL_OPEN_FAILURE, uint32(7), uint32(2), string(b""), string(b""))
+        talk.passes(TARGET, refused)
+    talk.passes(CLIENT, opening(9999))
 
 
 VIOLATIONS = {
