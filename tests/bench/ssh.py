@@ -122,12 +122,16 @@ def _all(every: Sequence[Way], count: int, measure: Callable[[Way], None]) -> No
 def _bulk(every: Sequence[Way], count: int) -> Iterator[Table]:
     size = BULK << 20
     transfers: Mapping[str, Callable[[Way], None]] = {
-        "download": lambda way: way.run(f"head -c {size} /dev/zero", stdout=subprocess.DEVNULL),
-        "upload": lambda way: _upload(way, size),
+        "download through exec": lambda way: way.run(
+            f"head -c {size} /dev/zero", stdout=subprocess.DEVNULL
+        ),
+        "upload through exec": lambda way: _upload(way, size),
+        "download through sftp": lambda way: _sftp(way, "get {0} /dev/null"),
+        "upload through sftp": lambda way: _sftp(way, "put {0} /dev/null"),
     }
     for name, transfer in transfers.items():
-        speed = Table(f"{name} through exec: speed", "MB/s", JUMP)
-        cpu = Table(f"{name} through exec: CPU", "s a GB", JUMP, digits=2)
+        speed = Table(f"{name}: speed", "MB/s", JUMP)
+        cpu = Table(f"{name}: CPU", "s a GB", JUMP, digits=2)
 
         def measure(
             way: Way,
@@ -149,6 +153,21 @@ def _bulk(every: Sequence[Way], count: int) -> Iterator[Table]:
 def _upload(way: Way, size: int) -> None:
     with subprocess.Popen(["head", "-c", str(size), "/dev/zero"], stdout=subprocess.PIPE) as source:
         way.run("cat > /dev/null", stdin=source.stdout)
+
+
+def _sftp(way: Way, command: str) -> None:
+    """``{0}`` in *command* is a file of zeros, that takes no room."""
+    options = ("-P" if part == "-p" else part for part in way.command[1:-1])
+    with tempfile.NamedTemporaryFile() as zeros:
+        zeros.truncate(BULK << 20)
+        Path(zeros.name).chmod(0o644)
+        subprocess.run(
+            ["sftp", "-q", *options, "-b", "-", way.command[-1]],
+            input=command.format(zeros.name).encode(),
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=300,
+        )
 
 
 def _echo(every: Sequence[Way], seconds: int, count: int) -> Iterator[Table]:

@@ -29,6 +29,8 @@ NEEDED = {
     "rsync": "rsync",
     "git": "git",
     "useradd": "passwd",
+    "vim": "vim",
+    "top": "procps",
     "xauth": "xauth",  # without which an sshd forwards no X11
 }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.real.servers import until
-from tests.real.ssh_servers import Person, SshGateway, SshServer, UnixUser, keygen
+from tests.real.ssh_clients import Person
+from tests.real.ssh_servers import SshGateway, SshServer, UnixUser, keygen
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +59,6 @@ def test_a_new_size_reaches_the_target(alice: Person, ssh_gateway: SshGateway) -
 
 @pytest.mark.parametrize("program", ["vim", "top"])
 def test_programs_of_the_whole_screen(alice: Person, program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
     with shell(alice) as terminal:
         terminal.type({"vim": "vim -u NONE -N\r", "top": "top\r"}[program])
         terminal.wait_for({"vim": "~", "top": "PID"}[program])
