@@ -236,9 +236,11 @@ def test_noise(gateway: GatewayProcess, seed: int) -> None:
         with RawClient(gateway) as client:
             prepare(client)
             began = time.monotonic()
-            threading.Thread(target=_send, args=(client, noise)).start()
+            sender = threading.Thread(target=_send, args=(client, noise))
+            sender.start()
             client.rest()
             assert time.monotonic() - began < LOGIN_SECONDS + MARGIN
+            sender.join()  # or it would write into whatever has its descriptor next
 
 
 def _send(client: RawClient, data: bytes) -> None:
