@@ -163,7 +163,8 @@ class Resource:
     ``authentication``: what the gateway answers a target with; subset of
     {"scram-sha-256", "certificate", "md5", "password", "trust"}.
     ``tag_application_name``: add user and session to the target's application_name.
-    ``health``: None: targets are looked at without logging in.
+    ``health``: None: targets are looked at without logging in. ``move_idle_sessions``: let
+    PostgreSQL sessions outlive their target.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Resource:
     authentication: frozenset[str] = frozenset({"scram-sha-256", "certificate"})
     tag_application_name: bool = True
     health: Monitoring | None = None
+    move_idle_sessions: bool = False
 
 
 @frozen

@@ -102,7 +102,14 @@ def _of_resource(entry: Any) -> Iterator[tuple[At, str]]:
 
 
 def _of_ssh(entry: dict[str, Any]) -> Iterator[tuple[At, str]]:
-    for name in ("database", "tls", "authentication", "tag_application_name", "health"):
+    for name in (
+        "database",
+        "tls",
+        "authentication",
+        "tag_application_name",
+        "move_idle_sessions",
+        "health",
+    ):
         if name in entry:
             yield (name,), "means nothing for ssh"
     for place, target in _mappings(entry.get("targets")):

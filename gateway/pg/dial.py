@@ -184,6 +184,8 @@ class PostgresDialer:
         try:
             async with asyncio.timeout(self._timeout):
                 upstream = await self._attempt(attempt, tuple(parameters))
+        except TargetRefused as no:  # of this account, that database: not because it goes down
+            return not no.said.sqlstate.startswith("57P")
         except FAILURES:
             return False
         upstream.abort()

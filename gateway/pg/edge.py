@@ -23,6 +23,7 @@ from gateway.pg.rehome import Home, Movers
 from gateway.pg.scram import ScramServer, mechanisms
 from gateway.pg.splice import Sides, Splice
 from gateway.pg.startup import (
+    MAX_BODY,
     TLS_HANDSHAKE,
     GssRequest,
     SslRequest,
@@ -154,7 +155,11 @@ class PostgresEdge:
 
     async def dial(self, grant: Grant, session_id: str) -> Upstream:
         self._session_id = session_id
-        return await self._door.movers.dialer.dial(grant, self._for_target(grant))
+        parameters = self._for_target(grant)
+        if len(frames.startup_message(parameters)) > MAX_BODY:
+            # With what we add: the target would hang up, and must not be blamed for it.
+            raise ProtocolViolation("invalid length of startup packet")
+        return await self._door.movers.dialer.dial(grant, parameters)
 
     def _for_target(self, grant: Grant) -> tuple[tuple[str, str], ...]:
         return target_parameters(self._parameters, grant, self._session_id)
@@ -165,6 +170,7 @@ class PostgresEdge:
         """Tell the client that it is logged in, and carry its session from here on."""
         cancels = self._door.cancels
         home = Home(self._door.movers, grant, upstream, self._for_target)
+        ways = home if grant.resource.move_idle_sessions else None
         pinned = "replication" if grant.ask.replication else ""
         state = SessionState(upstream.parameters, pinned)
         key: CancelKey | None = None
@@ -174,7 +180,7 @@ class PostgresEdge:
             home.leave()
             done(end)
 
-        splice = Splice(self._session_id, log, grant.terms, home.cancel, over, home, state)
+        splice = Splice(self._session_id, log, grant.terms, home.cancel, over, ways, state)
         if upstream.key is not None:
             key = cancels.mint(upstream.key.process_id, self._minor, splice.cancelled)
         splice.begin(self._door.pump, self._sides(upstream), self._greeting(upstream, key))

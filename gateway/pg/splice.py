@@ -28,6 +28,7 @@ from gateway.pg.restore import Arrival, news
 from gateway.pg.state import SessionState
 from gateway.record.format import NOTE
 
+MAX_LAST_WORDS = 65_536  # bytes: two errors of the longest kind that libpq takes
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
 
@@ -229,6 +230,8 @@ class Splice:
         """The target shuts down or has crashed: whoever is taken elsewhere need not know."""
         if not self._target.at_boundary or not farewell.is_goodbye(data):
             return False
+        if len(self._last_words) + len(data) > MAX_LAST_WORDS:
+            return False
         self._last_words += data
         if self.idle:
             self._joint.pause()  # its end comes next: nothing is to be said to it any more
@@ -317,10 +320,8 @@ class Splice:
 
     @property
     def _rolled_back(self) -> bool:
-        """There was a transaction, and nothing was on its way that may have committed it."""
-        if self._target.status == IDLE:
-            return False
-        return self._quiet or self._state.ending <= self._target.ready
+        """There was a transaction, and nothing was on its way that may have ended it."""
+        return self._target.status != IDLE and self._quiet
 
     def _stay(self) -> None:
         if self._moving is not None:

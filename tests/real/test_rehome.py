@@ -49,6 +49,7 @@ resources:
   - name: orders
     protocol: postgresql
     database: orders
+    move_idle_sessions: true
     targets: [{targets}]
     tls: {{mode: verify-full, ca: {{file: {self.servers[0].ca_file}}}}}
     accounts: [{{name: app_rw, password: {{value: "{PASSWORDS["app_rw"]}"}}}}]
