@@ -221,6 +221,14 @@ class Terms:
     replication: bool = False
     ssh: SshRights = SshRights()
 
+    def overrun(self, age: float, idle: float) -> End | None:
+        """The end of a session of *age* seconds, *idle* of them by now; None: it runs on."""
+        if self.max_session_seconds is not None and age >= self.max_session_seconds:
+            return End(EndReason.TIME_LIMIT, f"{self.max_session_seconds:g} s")
+        if self.idle_seconds is not None and idle >= self.idle_seconds:
+            return End(EndReason.IDLE, f"{self.idle_seconds:g} s")
+        return None
+
 
 @frozen
 class Selector:

@@ -137,11 +137,9 @@ class Splice:
         if self._touched:
             self._touched = False
             self._active = now
-        terms = self._terms
-        if terms.max_session_seconds is not None and now - self._began >= terms.max_session_seconds:
-            self.end(End(EndReason.TIME_LIMIT, f"{terms.max_session_seconds:g} s"))
-        elif terms.idle_seconds is not None and now - self._active >= terms.idle_seconds:
-            self.end(End(EndReason.IDLE, f"{terms.idle_seconds:g} s"))
+        end = self._terms.overrun(now - self._began, now - self._active)
+        if end is not None:
+            self.end(end)
 
     def end(self, end: End) -> None:
         """Tell the client why, and close both legs. Idempotent."""
