@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from psycopg import errors
 
 from tests.real.conftest import Start
+from tests.real.faults import crash, freeze, thaw
 from tests.real.servers import PASSWORDS, GatewayProcess, PostgresServer, until
 
 INTERVAL, TIMEOUT = 0.5, 1.0  # seconds, of the gateways' health checks
@@ -91,46 +89,6 @@ def cluster(short_tmp: Path, start: Start, tmp_path: Path) -> Iterator[Callable[
     yield make
     for each in made:
         each.close()
-
-
-def processes(server: PostgresServer) -> list[psutil.Process]:
-    """The postmaster first."""
-    try:
-        pid = int((server.data / "postmaster.pid").read_text().split()[0])
-        postmaster = psutil.Process(pid)
-        return [postmaster, *postmaster.children(recursive=True)]
-    except (OSError, psutil.NoSuchProcess):
-        return []
-
-
-def all_get(server: PostgresServer, number: signal.Signals) -> None:
-    for process in processes(server):
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-
-
-def crash(server: PostgresServer) -> None:
-    """As when memory runs out; returns when nothing is left of it."""
-    dying = processes(server)
-    all_get(server, signal.SIGKILL)
-    until(lambda: not any(map(alive, dying)), "the server to be gone")
-    (server.data / "postmaster.pid").unlink()
-
-
-def alive(process: psutil.Process) -> bool:
-    """A zombie is not: nobody may be there to bury it."""
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def freeze(server: PostgresServer) -> None:
-    all_get(server, signal.SIGSTOP)
-
-
-def thaw(server: PostgresServer) -> None:
-    all_get(server, signal.SIGCONT)
 
 
 def port(connection: Connection) -> int:

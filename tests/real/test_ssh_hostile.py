@@ -189,6 +189,7 @@ async def test_hundreds_of_strangers(ssh_gateway: SshGateway) -> None:
         sock.settimeout(10)
         with suppress(ConnectionError):  # there was no place
             answered += sock.recv(100).startswith(b"SSH-2.0-")
+    for sock in socks:  # not before all have been answered: each gives its place to another
         sock.close()
     assert answered == 50  # unauthenticated_per_address, as it comes
     until(lambda: greeted(ssh_gateway.ssh_port), "the places to be free again")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -13,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 
 from gateway.audit import read
 from tests.real.conftest import Start
+from tests.real.faults import crash, freeze, thaw
 from tests.real.programs import environment
 from tests.real.servers import PASSWORDS, PATIENCE, GatewayProcess, PostgresServer, until
 
@@ -116,31 +114,6 @@ class Cluster:
         for server in self.servers:
             thaw(server)
             server.stop()
-
-
-def processes(server: PostgresServer) -> list[psutil.Process]:
-    """The postmaster first."""
-    pid = int((server.data / "postmaster.pid").read_text().split()[0])
-    postmaster = psutil.Process(pid)
-    return [postmaster, *postmaster.children(recursive=True)]
-
-
-def crash(server: PostgresServer) -> None:
-    """SIGKILL, as the kernel does it when memory runs out."""
-    for process in processes(server):
-        with_pid = process.pid
-        os.kill(with_pid, signal.SIGKILL)
-
-
-def freeze(server: PostgresServer) -> None:
-    for process in processes(server):
-        process.suspend()
-
-
-def thaw(server: PostgresServer) -> None:
-    if (server.data / "postmaster.pid").exists():
-        for process in processes(server):
-            process.resume()
 
 
 @pytest.fixture(scope="module")
