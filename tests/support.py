@@ -7,10 +7,19 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+import psutil
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
 P = ParamSpec("P")
+
+
+def over(pid: int) -> bool:
+    """Whether a process has ended; also if whoever has inherited it has not looked yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def asyncio_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Any]:

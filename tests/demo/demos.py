@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.real.servers import PATIENCE, until
+from tests.support import over
 
 GATEWAY = Path(sys.executable).with_name("gateway")
 LAST = "Ctrl-C stops everything."
@@ -85,16 +86,8 @@ class Demo:
             self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
         _, alive = psutil.wait_procs(self.children, PATIENCE if number == signal.SIGKILL else 1)
-        assert not [process for process in alive if not over(process)]
+        assert not [process for process in alive if not over(process.pid)]
         return code
-
-
-def over(process: psutil.Process) -> bool:
-    """Also if whoever has inherited it has not looked yet."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def shell(

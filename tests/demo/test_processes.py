@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from gateway.demo import processes
 from gateway.demo.processes import Failed, Launch, completed, listens, serving
 from gateway.errors import GatewayError
-from tests.support import asyncio_test
+from tests.real.servers import until
+from tests.support import asyncio_test, over
 
 ENDLESS = "echo ready; exec sleep 60"
 
@@ -62,12 +62,12 @@ async def test_one_that_is_no_longer_wanted_goes_with_its_children(
     reading = asyncio.ensure_future(asyncio.to_thread((tmp_path / "pids").read_text))
     script = "sleep 60 & echo $$ $! >pids; wait"
     running = asyncio.ensure_future(completed("it", shell(script, tmp_path, lock)))
-    family = [psutil.Process(int(pid)) for pid in (await reading).split()]
+    family = [int(pid) for pid in (await reading).split()]
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert len(family) == 2
-    assert not psutil.wait_procs(family, 5)[1]
+    until(lambda: all(map(over, family)), "their end")
 
 
 @asyncio_test
@@ -145,7 +145,7 @@ def test_children_of_children_end_with_them() -> None:
     )
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert all(map(over, pids))
 
 
 @asyncio_test

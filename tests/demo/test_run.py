@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.demo.demos import AS_NOBODY, LAST, Demo, answering, over, query, shell
+from tests.demo.demos import AS_NOBODY, LAST, Demo, answering, query, shell
 from tests.real.servers import PATIENCE, free_port, until
+from tests.support import over
 
 COUNT = "SELECT count(*) FROM orders"
 Start = Callable[..., Demo]
@@ -215,7 +216,7 @@ def test_nothing_outlives_a_killed_demo(tmp_path: Path, start: Start) -> None:
         Path(child.exe()).parents[3] for child in killed.children if child.name() == "postgres"
     }
     assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
-    until(lambda: over(left), "the end of what was started through ssh")
+    until(lambda: over(left.pid), "the end of what was started through ssh")
     for copy in programs:  # root's, of PostgreSQL: nobody was left to remove it
         if copy.name.startswith("gateway-demo-"):
             shutil.rmtree(copy)

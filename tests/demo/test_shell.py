@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from gateway.demo.shell import READ
-from tests.demo.demos import over
 from tests.real.servers import PATIENCE, free_port, until
 from tests.real.ssh_clients import Terminal
 from tests.real.ssh_servers import keygen, run
+from tests.support import over
 
 ROOT = os.geteuid() == 0
 BULK = os.urandom(5 * READ + 1)
@@ -183,7 +183,7 @@ def test_who_hangs_up_leaves_nothing_running(shell: Shell) -> None:
         terminal.wait_for("\npid ")
         sleeping = psutil.Process(int(terminal.wait_for(".")))
         terminal.kill()
-    until(lambda: over(sleeping), "its end")
+    until(lambda: over(sleeping.pid), "its end")
     client = subprocess.Popen(
         shell.command("ssh", "web", "echo $$; exec sleep 62"), stdout=subprocess.PIPE, text=True
     )
@@ -191,7 +191,7 @@ def test_who_hangs_up_leaves_nothing_running(shell: Shell) -> None:
         assert client.stdout is not None
         sleeping = psutil.Process(int(client.stdout.readline()))
         client.kill()
-    until(lambda: over(sleeping), "its end")
+    until(lambda: over(sleeping.pid), "its end")
 
 
 @pytest.mark.parametrize("old", [(), ("-O",)], ids=["sftp", "scp"])

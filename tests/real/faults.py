@@ -8,13 +8,14 @@ from contextlib import suppress
 import psutil
 
 from tests.real.servers import PostgresServer, until
+from tests.support import over
 
 
 def crash(server: PostgresServer) -> None:
     """As when memory runs out; returns when nothing is left of it."""
     dying = _processes(server)
     _all_get(server, signal.SIGKILL)
-    until(lambda: not any(map(_alive, dying)), "the server to be gone")
+    until(lambda: all(over(process.pid) for process in dying), "the server to be gone")
     (server.data / "postmaster.pid").unlink()  # it names a zombie, where nobody buries them
 
 
@@ -40,11 +41,3 @@ def _all_get(server: PostgresServer, number: signal.Signals) -> None:
     for process in _processes(server):
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-
-
-def _alive(process: psutil.Process) -> bool:
-    """A zombie is not: nobody may be there to bury it."""
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -15,6 +15,7 @@ from tests.real.servers import until
 from tests.real.ssh_clients import Person
 from tests.real.ssh_servers import SshGateway, StartSsh, UnixUser
 from tests.real.test_recording import no_writes, without_directory
+from tests.support import over
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 
@@ -71,7 +72,7 @@ def test_killed(alice: Person, ssh_gateway: SshGateway, options: list[str]) -> N
         words = f"the session was ended by an administrator: go home (session {one.session})"
         assert one.heard(AT_ONCE) == words
         if options:  # without a terminal nothing tells a command that is silent
-            until(lambda: not Path(f"/proc/{one.pid}").exists(), "the command to end too")
+            until(lambda: over(one.pid), "the command to end too")
     assert ssh_gateway.newest()["reason"] == "killed: go home"
     assert ssh_gateway.events(one.session)[-1]["reason"] == "killed"
 
@@ -244,7 +245,7 @@ def test_a_gateway_that_is_killed(
     alice = Person(gateway.directory / "alice", ssh_tmp / "keys" / "alice", gateway).set_up()
     with running(alice, "-tt") as one:
         gateway.kill9()
-        until(lambda: not Path(f"/proc/{one.pid}").exists(), "the command to end too")
+        until(lambda: over(one.pid), "the command to end too")
         assert one.process.wait(20) == 255
     done = gateway.cli("verify", one.session)
     assert (done.returncode, "truncated" in done.stdout) == (0, True)

@@ -6,13 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from gateway.record.facts import Event
 from tests.real.servers import until
 from tests.real.ssh_clients import Person, Terminal
 from tests.real.ssh_servers import SshGateway
+from tests.support import over
 
 pytest_plugins = ["tests.real.ssh_fixtures"]
 
@@ -143,7 +143,7 @@ def test_a_connection_that_breaks_hangs_up_the_terminal(
         terminal.wait_for("\npid=")
         pid = int(terminal.wait_for("."))
         terminal.kill()
-    until(lambda: not psutil.pid_exists(pid), "the shell to be hung up")
+    until(lambda: over(pid), "the shell to be hung up")
 
 
 def shown(told: list[Event]) -> str:
