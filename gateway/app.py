@@ -174,6 +174,7 @@ class Gateway:
             Movers(
                 PostgresDialer(self._sightings, self._accounts, time.time, timeout),
                 lambda grant: policy.renew(grant, self._catalog.snapshot, datetime.now(UTC)),
+                self._audit,
             ),
             self._pump,
             CancelKeys(),

@@ -43,7 +43,7 @@ class Seen:
     ``kind`` None: nobody has asked it yet. ``open_sessions``: also those that are being
     opened. ``latency``: seconds to connect and log in, as they were at ``measured``.
     ``risen``: when it came back. ``lag_seconds`` None: not known, or a primary.
-    ``deposed``: why it may not be anybody's primary, though it says that it is one.
+    ``deposed``: why it is not to be used, though it says that it is a primary.
     """
 
     kind: ServerKind | None = None
@@ -137,7 +137,7 @@ def _known(target: Target, seen: Mapping[Address, Seen]) -> Seen:
 
 def _place(target: Target, wanted: Wanted, known: Seen, now: float) -> Place:
     return (
-        _closed(target, wanted, known) is not None,
+        _closed(target, known) is not None,
         _misfit(wanted, known) is not None,
         known.state is State.DEGRADED,
         _lesser(wanted.kind, known),
@@ -155,14 +155,12 @@ def _drawn(
     return equals
 
 
-def _closed(target: Target, wanted: Wanted, known: Seen) -> str | None:
+def _closed(target: Target, known: Seen) -> str | None:
     if target.draining or known.state is State.DRAINING:
         return "is being drained"
     if known.state is State.DOWN:
         return f"is down: {known.why}"
-    if wanted.kind is TargetKind.PRIMARY and known.deposed is not None:
-        return known.deposed
-    return None
+    return known.deposed
 
 
 def _misfit(wanted: Wanted, known: Seen) -> str | None:
@@ -186,7 +184,7 @@ def _lesser(kind: TargetKind, known: Seen) -> bool:
 
 
 def _candidate(target: Target, wanted: Wanted, known: Seen, now: float) -> Candidate:
-    closed = _closed(target, wanted, known)
+    closed = _closed(target, known)
     said = (closed, _misfit(wanted, known), *_said(target, wanted, known, now))
     words = ", ".join(part for part in (known.kind or "kind not known yet", *said) if part)
     return Candidate(target, words, closed)

@@ -96,10 +96,10 @@ class Targets:
         sight = self._sightings.sight(Spot(resource, target.address))
         if sight.health.lost:
             return [(f"is down: {sight.health.why}", _everybody)]
-        seen = self._sightings.seen(resource, [each.address for each in known.targets])
-        deposed = seen[target.address].deposed
-        misplaced = [_misplaced(sight.kind)] if sight.kind is not None else []
-        return [*misplaced, *([(deposed, _of_primaries)] if deposed is not None else [])]
+        deposed = self._sightings.seen(known)[target.address].deposed
+        if deposed is not None:
+            return [(deposed, _everybody)]
+        return [_misplaced(sight.kind)] if sight.kind is not None else []
 
     def _changed(self, spot: Spot, before: Sight, after: Sight) -> None:
         was, health = before.health, after.health
@@ -144,10 +144,6 @@ def _reason(reasons: Mapping[Place, Reasons], session: Session) -> str | None:
 
 def _everybody(grant: Grant) -> bool:
     return True
-
-
-def _of_primaries(grant: Grant) -> bool:
-    return grant.terms.targets is TargetKind.PRIMARY
 
 
 def _misplaced(kind: ServerKind) -> tuple[str, Whom]:

@@ -43,7 +43,8 @@ def names(seen: dict[Target, Seen], kind: TargetKind, seed: int = 0, **wanted) -
         (TargetKind.PRIMARY, Seen("primary", DOWN), STANDBY, Seen(), "cb(a)"),
         (TargetKind.PRIMARY, Seen("primary", deposed="old"), Seen("primary", ODD), STANDBY,
          "bc(a)"),
-        (TargetKind.ANY, Seen("primary", ODD, deposed="old"), STANDBY, Seen(state=DOWN), "ba(c)"),
+        (TargetKind.ANY, Seen("primary", deposed="old"), Seen(open_sessions=9), Seen(state=ODD),
+         "bc(a)"),
         (TargetKind.STANDBY, PRIMARY, Seen("standby", open_sessions=1), Seen(), "cba"),
         (TargetKind.STANDBY, PRIMARY, Seen("standby", ODD), STANDBY, "cba"),
         (TargetKind.STANDBY, PRIMARY, Seen("standby", DOWN), Seen("standby", DRAINING), "a(b)(c)"),
@@ -195,7 +196,7 @@ def test_whatever_is_seen(
     assert open_ones == sorted(open_ones, reverse=True), "what is closed is last"
     for candidate in told:
         known = seen.get(candidate.target.address, Seen())
-        if candidate.target.draining or known.state in (DOWN, DRAINING):
+        if candidate.target.draining or known.state in (DOWN, DRAINING) or known.deposed:
             assert candidate.closed is not None
     shuffled = list(targets)
     random.shuffle(shuffled)

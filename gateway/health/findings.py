@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attrs import frozen
 
@@ -56,11 +56,15 @@ Looks = Mapping[Address, Findings]
 """The last look at each target of a resource that answered."""
 
 
-def deposed(looks: Looks) -> dict[Address, str]:
-    """Primaries that another one of the same system has overtaken, and the words for it."""
+def deposed(looks: Looks, drained: Collection[Address] = ()) -> dict[Address, str]:
+    """Primaries that another one of the same system has overtaken, and the words for it.
+
+    One that is *drained* overtakes nobody: an administrator has chosen.
+    """
     said = {}
+    counted = {address: look for address, look in looks.items() if address not in drained}
     for address, mine in looks.items():
-        newest = max(_rivals(mine, looks), default=None)
+        newest = max(_rivals(mine, counted), default=None)
         if newest is not None and mine.timeline is not None and newest > mine.timeline:
             said[address] = (
                 f"split brain: a primary on timeline {mine.timeline}, "
@@ -69,9 +73,9 @@ def deposed(looks: Looks) -> dict[Address, str]:
     return said
 
 
-def warnings(looks: Looks) -> dict[Address, str]:
+def warnings(looks: Looks, drained: Collection[Address] = ()) -> dict[Address, str]:
     """What is wrong with targets only beside one another."""
-    said = dict(deposed(looks))
+    said = dict(deposed(looks, drained))
     usual = _usual(looks)
     for address, mine in looks.items():
         if mine.system is not None and mine.system != usual:

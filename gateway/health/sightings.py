@@ -35,13 +35,15 @@ _NEW = Health()
 
 @frozen
 class Sight:
-    """What is remembered of a spot. ``look``: the last one that was answered."""
+    """What is remembered of a spot. ``look``: the last one that was answered. ``system``: whose
+    data it has, "" where it does not say, None as long as nobody has asked."""
 
     health: Health = _NEW
     kind: ServerKind | None = None
     latency: float | None = None
     measured: float = 0.0
     look: Findings | None = None
+    system: str | None = None
 
 
 @frozen
@@ -84,13 +86,13 @@ class Sightings:
     ) -> tuple[Candidate, ...]:
         """The resource's targets, the best first: see :func:`gateway.routing.order`."""
         wanted = Wanted(kind, max_lag, self._zone)
-        seen = self.seen(resource.name, [target.address for target in resource.targets])
-        return order(resource.targets, wanted, seen, self._clock(), seed)
+        return order(resource.targets, wanted, self.seen(resource), self._clock(), seed)
 
-    def seen(self, resource: str, addresses: Collection[Address]) -> Mapping[Address, Seen]:
-        refused = deposed(self._looks(resource, addresses))
+    def seen(self, resource: Resource) -> Mapping[Address, Seen]:
+        refused = deposed(self._looks(resource), _drained(resource))
+        addresses = (target.address for target in resource.targets)
         return {
-            address: self._seen(Spot(resource, address), refused.get(address))
+            address: self._seen(Spot(resource.name, address), refused.get(address))
             for address in addresses
         }
 
@@ -149,6 +151,10 @@ class Sightings:
         """The target said which it is."""
         self._set(spot, evolve(self.sight(spot), kind=kind))
 
+    def identified(self, spot: Spot, system: str | None) -> None:
+        """It was asked whose data it has."""
+        self._set(spot, evolve(self.sight(spot), system=system))
+
     # -- what probes tell
 
     def probed(self, resource: Resource, address: Address, findings: Findings) -> None:
@@ -159,29 +165,34 @@ class Sightings:
             self._set(spot, evolve(was, health=health))
             return
         look = findings if findings.kind is not None or was.look is None else was.look
-        fresh = evolve(was, look=look, kind=findings.kind or was.kind)
+        kept = None if was.health.state is State.DOWN else was.system  # it may hold others' since
+        system = findings.system or kept
+        fresh = evolve(was, look=look, kind=findings.kind or was.kind, system=system)
         warning = findings.strained or self._warning(resource, spot, fresh)
         self._set(spot, evolve(fresh, health=state.answered(was.health, warning, now)))
 
     def _warning(self, resource: Resource, spot: Spot, fresh: Sight) -> str | None:
         """What is wrong with it beside the others."""
-        addresses = [target.address for target in resource.targets]
-        looks = dict(self._looks(resource.name, addresses))
-        if fresh.look is not None and spot.address in addresses:
+        looks = dict(self._looks(resource))
+        if fresh.look is not None and any(
+            spot.address == each.address for each in resource.targets
+        ):
             looks[spot.address] = fresh.look
-        return warnings(looks).get(spot.address)
+        return warnings(looks, _drained(resource)).get(spot.address)
 
-    def _looks(self, resource: str, addresses: Collection[Address]) -> Looks:
+    def _looks(self, resource: Resource) -> Looks:
         """In the resource's own order. Also of targets that are down since: an overtaken
         primary does not become good by the loss of the one that overtook it."""
-        found = ((address, self.sight(Spot(resource, address)).look) for address in addresses)
+        found = (
+            (target.address, self.sight(Spot(resource.name, target.address)).look)
+            for target in resource.targets
+        )
         return {address: look for address, look in found if look is not None}
 
     # -- what is left of it
 
     def rows(self, resource: Resource) -> list[Row]:
-        addresses = [target.address for target in resource.targets]
-        looks, seen = self._looks(resource.name, addresses), self.seen(resource.name, addresses)
+        looks, seen = self._looks(resource), self.seen(resource)
         return [_row(resource, target, seen[target.address], looks) for target in resource.targets]
 
     def keep(self, spots: Collection[Spot]) -> None:
@@ -201,6 +212,10 @@ class Sightings:
         before = self.sight(spot)
         self._sights[spot] = after
         self.changed(spot, before, after)
+
+
+def _drained(resource: Resource) -> list[Address]:
+    return [target.address for target in resource.targets if target.draining]
 
 
 def _row(resource: Resource, target: Target, seen: Seen, looks: Looks) -> Row:

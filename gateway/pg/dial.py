@@ -37,7 +37,8 @@ class Upstream:
     """A logged-in connection to a target.
 
     ``parameters``: the ParameterStatus messages, to pass on; ``key``: what cancels its
-    queries, None if the target gave none; ``rest``: what it has said beyond the log-in.
+    queries, None if the target gave none; ``rest``: what it has said beyond the log-in;
+    ``system``: whose data it has, "" where it does not say, or nobody wants to know.
     """
 
     wire: Wire
@@ -46,6 +47,7 @@ class Upstream:
     parameters: Mapping[str, str]
     rest: bytes = field(repr=False)
     release: Callable[[], None]
+    system: str = ""
 
     @property
     def address(self) -> str:
@@ -136,13 +138,25 @@ class PostgresDialer:
                 if kind is not None:
                     self._sightings.found(attempt.spot, kind)
                 await login.judge(kind, attempt.wanted)
+                system = await self._system(attempt, login)
             except BaseException:
                 wire.close()
                 raise
         except BaseException:
             release()
             raise
-        return Upstream(wire, target, login.key, login.parameters, login.rest(), release)
+        said = login.parameters, login.rest()
+        return Upstream(wire, target, login.key, *said, release, system)
+
+    async def _system(self, attempt: _Attempt, login: TargetLogin) -> str:
+        """Whose data the target has: one session asks it while the target is up, or a probe."""
+        if not attempt.grant.resource.move_idle_sessions:
+            return ""
+        known = self._sightings.sight(attempt.spot).system
+        if known is None:
+            known = await login.system()
+            self._sightings.identified(attempt.spot, known)
+        return known or ""
 
     async def _log_in(
         self, attempt: _Attempt, wire: Wire, parameters: frames.Parameters

@@ -171,8 +171,7 @@ class PostgresEdge:
         cancels = self._door.cancels
         home = Home(self._door.movers, grant, upstream, self._for_target)
         ways = home if grant.resource.move_idle_sessions else None
-        pinned = "replication" if grant.ask.replication else ""
-        state = SessionState(upstream.parameters, pinned)
+        state = SessionState(upstream.parameters, self._pinned(upstream, grant))
         key: CancelKey | None = None
 
         def over(end: End) -> None:
@@ -185,6 +184,12 @@ class PostgresEdge:
             key = cancels.mint(upstream.key.process_id, self._minor, splice.cancelled)
         splice.begin(self._door.pump, self._sides(upstream), self._greeting(upstream, key))
         return splice
+
+    def _pinned(self, upstream: Upstream, grant: Grant) -> str:
+        """What keeps a session at its target from the beginning."""
+        if grant.ask.replication:
+            return "replication"
+        return "" if upstream.system else "the target does not tell whose data it has"
 
     def _sides(self, upstream: Upstream) -> Sides:
         return Sides(

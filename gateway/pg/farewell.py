@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.pg import bodies
 
 LAST_WORDS = b"EN"  # ErrorResponse, and the NoticeResponse of a server that crashes
+ERROR = ord("E")
 GOING = frozenset({"57P01", "57P02"})  # admin_shutdown, crash_shutdown
 
 
@@ -13,6 +14,11 @@ def is_goodbye(data: bytes) -> bool:
     return _whole(data) and all(
         kind in LAST_WORDS and bodies.error(body)[0] in GOING for kind, body in bodies.frames(data)
     )
+
+
+def is_final(goodbye: bytes) -> bool:
+    """Whether it ends this session, and not only warns of what the server does."""
+    return any(kind == ERROR for kind, _ in bodies.frames(goodbye))
 
 
 def said(goodbye: bytes) -> str:

@@ -124,6 +124,7 @@ class TargetScanner(Scanner):
     :param copy_began: called where it begins to take COPY data
     :ivar status: the last ReadyForQuery's: I, T or E
     :ivar ready: how many of them came
+    :ivar erred: how many had come when the last ErrorResponse did
     """
 
     RECORD = TARGET
@@ -141,6 +142,7 @@ class TargetScanner(Scanner):
         self._state = state or SessionState()
         self.status = 0x49
         self.ready = 0
+        self.erred = -1
 
     def _mark(self, data: bytes, begin: int, pos: int, kind: int) -> bool:
         if kind == 0x5A:  # ReadyForQuery
@@ -171,6 +173,7 @@ class TargetScanner(Scanner):
             if data[pos + 5 : pos + 8] not in HARMLESS or self._state.expected:
                 self._tagged(data[pos + 5 : pos + 1 + frame_length(data, pos + 1)[0]])
         elif kind == 0x45:  # ErrorResponse
+            self.erred = self.ready
             self._state.failed()
         if streamed and kind != 0x43:  # PortalSuspended or ErrorResponse: no tag tells the rows
             return self._between(data, begin, pos, ROWS, _rows(streamed))

@@ -118,9 +118,13 @@ class Joint:
         self.forth.paused = False
         self.pump.flush(self, self.forth)
 
+    def unhook(self) -> None:
+        """Do without the target from now on."""
+        self.pump.unhook(self)
+
     def swap(self, target: Channel) -> None:
         """Go on with another target; nothing may be on its way to the old one."""
-        self.pump.unhook(self)
+        self.unhook()
         self.forth.sink = self.back.source = target
         self.pump.hook(self)
 

@@ -1,8 +1,9 @@
 """Makes a fresh log-in at a target the same session as another one was.
 
-Settings are made again in the words that made them, channels are listened to and statements
-prepared; then what the target reports of its settings is held against what the old one had
-reported. A session that comes out differently is not this session.
+It has to be one of the same data. Settings are made again in the words that made them,
+channels are listened to and statements prepared; then what the target reports of its settings
+is held against what the old one had reported. A session that comes out differently is not
+this session.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gateway.pg import frames
 from gateway.pg.dial import Upstream
 from gateway.pg.frames import Frame, FrameReader, Kind, Limits
 from gateway.pg.state import Restoration
+from gateway.pg.target_login import ROW, SYSTEM, single_value
 
 # What no session may change, and no restoration either: another server, or another user.
 _FIXED = frozenset(
@@ -56,11 +58,15 @@ class Arrival:
     rest: bytes = field(repr=False)
 
 
-async def restore(upstream: Upstream, wanted: Restoration) -> Arrival:
-    """:raises Unrestored: the target refused something, or is different
+async def restore(upstream: Upstream, wanted: Restoration, system: str) -> Arrival:
+    """:param system: whose data it is to be
+    :raises Unrestored: the target refused something, or is different
     :raises ProtocolViolation, Gone: it broke the protocol, or off
     """
     talk = _Talk(upstream)
+    await talk.ask(frames.query(SYSTEM), 1)
+    if not system or talk.value != system:
+        raise Unrestored(f"holds other data: its system identifier is {talk.value}, not {system}")
     queries = [_query(text) for text in (*wanted.settings, *wanted.channels)]
     parses = [each for each in wanted.statements if each[0] != Kind.QUERY]
     queries += [each for each in wanted.statements if each[0] == Kind.QUERY]
@@ -110,6 +116,7 @@ def _query(text: bytes) -> bytes:
 class _Talk:
     _upstream: Upstream
     reported: dict[str, str] = field(init=False)
+    value: str | None = field(init=False, default=None)  # of the last row
     _reader: FrameReader = field(init=False, factory=lambda: FrameReader(_ANSWERS))
 
     def __attrs_post_init__(self) -> None:
@@ -126,6 +133,8 @@ class _Talk:
             if frame.kind == Kind.PARAMETER_STATUS:
                 name, value = frames.parse_parameter_status(frame.body)
                 self.reported[name] = value
+            elif frame.kind == ROW:
+                self.value = single_value(frame.body)
             elif frame.kind == Kind.READY:
                 count -= 1
                 if frames.parse_ready_for_query(frame.body) != b"I":

@@ -134,6 +134,8 @@ class Splice:
         """Go to another target as soon as nothing runs; stay where none takes the session."""
         if self._home is None or self._moving is not None or self._end is not None:
             return
+        if self._home.rests:
+            return
         self._wish = why
         if not self._fixed():
             self._move()
@@ -159,8 +161,6 @@ class Splice:
             return b""
         if self._last_words:
             data, self._last_words = self._last_words + data, b""
-            if self._moving is None:
-                self._joint.resume()
         try:
             self._target.scan(data)
         except GatewayError as error:
@@ -176,6 +176,8 @@ class Splice:
     def lost(self, *, reset: bool) -> bool:
         """The target has gone: to another one with an idle session, else the client is told."""
         if self._end is not None or self._client.terminated or self._joint.forth.ended:
+            return False
+        if self._quiet and self._told_of_the_end:
             return False
         self._lost = End(EndReason.TARGET, "reset" if reset else "")
         if self._moving is None:
@@ -220,9 +222,16 @@ class Splice:
             return "in a transaction"
         if not self._target.at_boundary:
             return "the target was in the middle of a message"
+        if self._told_of_the_end:
+            return "the target has said that it is over"
         if self._home is None:
             return "sessions stay at their target"
         return self._state.pinned
+
+    @property
+    def _told_of_the_end(self) -> bool:
+        """An error came that answers nothing: the client knows, or will when it looks."""
+        return self._target.erred == self._target.ready
 
     def _says_goodbye(self, data: bytes) -> bool:
         """The target shuts down or has crashed: whoever is taken elsewhere need not know."""
@@ -231,8 +240,8 @@ class Splice:
         if len(self._last_words) + len(data) > MAX_LAST_WORDS:
             return False
         self._last_words += data
-        if self.idle:
-            self._joint.pause()  # its end comes next: nothing is to be said to it any more
+        if self._quiet and farewell.is_final(data) and self.lost(reset=False):
+            self._joint.unhook()  # its end comes next, and is not waited for
         return True
 
     def _move(self) -> None:
@@ -264,9 +273,9 @@ class Splice:
             self.refused(error)
 
     async def _noted(self, arrival: Arrival) -> None:
-        """Returns when the transcript has it; raises what the transcript raises."""
+        """Returns when the transcript has it; raises what that or the audit log raises."""
         assert self._home is not None
-        facts = {"from": self._home.address, "to": arrival.upstream.address, "why": self._wish}
+        facts = self._home.note(self._session_id, self._wish, arrival)
         self._log.add(NOTE, json.dumps({"kind": "reroute", **facts}).encode())
         durable = asyncio.Event()
         if not self._log.commit(durable.set):

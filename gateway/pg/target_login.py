@@ -20,6 +20,7 @@ from gateway.routing import ServerKind
 from gateway.wire import Wire
 
 _RECOVERY = "SELECT pg_catalog.pg_is_in_recovery()"
+SYSTEM = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 LAG = (  # all that came has been replayed says something only while something may come
     "CASE WHEN pg_catalog.pg_last_wal_receive_lsn()"
     " OPERATOR(pg_catalog.<=) pg_catalog.pg_last_wal_replay_lsn()"  # less: just reconnected
@@ -28,11 +29,12 @@ LAG = (  # all that came has been replayed says something only while something m
     " OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END"
 )
 
-_ROW = ord("D")
+_UNTOLD = frozenset({"42501", "42883"})  # insufficient_privilege, undefined_function
+ROW = ord("D")
 _ANSWER = Limits(
     MappingProxyType(
         {
-            _ROW: 256,  # one number or letter, or the few of a probe
+            ROW: 256,  # one number or letter, or the few of a probe
             ord("T"): 256,  # its description
             ord("C"): 64,  # "SELECT 1"
             Kind.ERROR: 30_000,  # libpq's MAX_ERRLEN
@@ -213,6 +215,16 @@ class TargetLogin:
 
     # -- questions of our own --------------------------------------------------------------
 
+    async def system(self) -> str | None:
+        """What a primary and its standbys have in common; "" where one may not ask, None if
+        that went wrong for once: a session may have settings with which nothing goes well."""
+        try:
+            return await self.value(SYSTEM) or ""
+        except TargetRefused as refused:
+            while (await self._frame()).kind != Kind.READY:
+                pass
+            return "" if refused.said.sqlstate in _UNTOLD else None
+
     async def value(self, sql: str) -> str | None:
         """The one value that *sql* gives; None for NULL."""
         await self._wire.send(frames.query(sql))
@@ -220,14 +232,14 @@ class TargetLogin:
         self._reader.feed(reader.rest())
         value: str | None = None
         while (frame := await self._frame()).kind != Kind.READY:
-            if frame.kind == _ROW:
-                value = _single_value(frame.body)
+            if frame.kind == ROW:
+                value = single_value(frame.body)
             elif frame.kind == Kind.PARAMETER_STATUS:
                 self._note(frame)
         return value
 
 
-def _single_value(row: bytes) -> str | None:
+def single_value(row: bytes) -> str | None:
     """The one column of a DataRow."""
     if len(row) < 6:
         raise ProtocolViolation("malformed DataRow")

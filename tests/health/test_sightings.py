@@ -25,8 +25,8 @@ class Watched(Sightings):
     def _listen(self, spot: Spot, before: Sight, after: Sight) -> None:
         self.told.append((spot, before.health.state, after.health.state))
 
-    def state(self, resource: str, address: Address) -> State:
-        return self.seen(resource, [address])[address].state
+    def state(self, resource: Resource, address: Address) -> State:
+        return self.seen(resource)[address].state
 
 
 def primary(timeline: int = 1, **facts) -> Findings:
@@ -40,39 +40,39 @@ def standby(**facts) -> Findings:
 def test_what_one_resource_finds_is_not_held_against_another() -> None:
     seen = Watched()
     seen.failed(HERE, "certificate verify failed")
-    assert seen.state("orders", A) is State.DOWN
-    assert seen.state("other", A) is State.UNKNOWN
+    assert seen.state(ORDERS, A) is State.DOWN
+    assert seen.state(OTHER, A) is State.UNKNOWN
     assert seen.told == [(HERE, State.UNKNOWN, State.DOWN)]
 
 
 def test_what_a_server_carries_counts_for_all() -> None:
     seen = Watched()
     seen.opened(A)
-    assert [seen.seen(name, [A])[A].open_sessions for name in ("orders", "other")] == [1, 1]
+    assert [seen.seen(each)[A].open_sessions for each in (ORDERS, OTHER)] == [1, 1]
     seen.closed(A)
-    assert seen.seen("orders", [A])[A].open_sessions == 0
+    assert seen.seen(ORDERS)[A].open_sessions == 0
 
 
 def test_sessions_and_probes_tell_one_story() -> None:
     seen = Watched()
     seen.connected(HERE, 0.25)
     seen.found(HERE, "standby")
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.state, known.kind, known.latency, known.measured) == (
         State.UP, "standby", 0.25, 42.0,
     )  # fmt: skip
     seen.strained(HERE, "out of connections")
-    assert seen.state("orders", A) is State.DEGRADED
+    assert seen.state(ORDERS, A) is State.DEGRADED
     seen.probed(ORDERS, A, standby(lag_seconds=0.5))
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.state, known.lag_seconds) == (State.UP, 0.5)
     seen.probed(ORDERS, A, Findings(down="TCP: Connection refused", hard=True))
     seen.now += 7
     seen.probed(ORDERS, A, Findings(down="TCP: Connection refused", hard=True))
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.state, known.why, known.since) == (State.DOWN, "TCP: Connection refused", 42.0)
     seen.probed(ORDERS, A, primary())
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.state, known.kind, known.risen, known.lag_seconds) == (
         State.UP, "primary", 49.0, None,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_who_was_slow_weighs_more_and_is_not_down() -> None:
     seen = Watched()
     seen.connected(HERE, 0.01)
     seen.slow(HERE, 2.0)
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.state, known.latency) == (State.UP, 2.0)
 
 
@@ -90,7 +90,7 @@ def test_a_probe_that_could_not_ask_forgets_nothing() -> None:
     seen = Watched()
     seen.probed(ORDERS, A, standby(lag_seconds=0.5))
     seen.probed(ORDERS, A, Findings(strained="log-in: no"))
-    known = seen.seen("orders", [A])[A]
+    known = seen.seen(ORDERS)[A]
     assert (known.kind, known.state, known.why) == ("standby", State.DEGRADED, "log-in: no")
     assert seen.rows(ORDERS)[0].timeline == 1
 
@@ -106,12 +106,42 @@ def test_split_brain() -> None:
         return [(each.target.address, each.closed is None) for each in order]
 
     assert first() == [(B, True), (A, False)]
-    assert seen.state("orders", A) is State.DEGRADED
-    assert [each.closed for each in seen.order(ORDERS, TargetKind.ANY, None, 0)] == [None, None]
+    assert seen.state(ORDERS, A) is State.DEGRADED
+    told = seen.order(ORDERS, TargetKind.ANY, None, 0)
+    assert [(each.target.address, each.closed is None) for each in told] == first()
     seen.probed(ORDERS, B, Findings(down="TCP: Connection refused", hard=True))
     assert first() == [(B, False), (A, False)] or first() == [(A, False), (B, False)]
     seen.probed(ORDERS, A, standby())  # made anew from the other one
-    assert seen.seen("orders", [A, B])[A].deposed is None
+    assert seen.seen(ORDERS)[A].deposed is None
+
+
+def test_one_that_is_drained_overtakes_nobody() -> None:
+    """A replica that says anything must not take the primary away for good."""
+    seen = Watched()
+    seen.probed(ORDERS, A, primary(1))
+    seen.probed(ORDERS, B, primary(9))
+    seen.probed(ORDERS, A, primary(1))
+    assert seen.seen(ORDERS)[A].deposed is not None
+    chosen = Resource("orders", Protocol.POSTGRESQL, (Target(A), Target(B, draining=True)))
+    assert seen.seen(chosen)[A].deposed is None
+    seen.probed(chosen, A, primary(1))
+    assert seen.state(chosen, A) is State.UP
+    assert seen.seen(chosen)[B].deposed is None
+
+
+def test_whose_data_it_has_is_kept_while_it_is_up() -> None:
+    seen = Watched()
+    assert seen.sight(HERE).system is None
+    seen.identified(HERE, "7")
+    seen.probed(ORDERS, A, Findings())
+    assert seen.sight(HERE).system == "7"
+    for _ in range(2):
+        seen.probed(ORDERS, A, Findings(down="TCP: Connection refused", hard=True))
+        assert seen.sight(HERE).system == "7"
+    seen.probed(ORDERS, A, Findings())
+    assert seen.sight(HERE).system is None  # it may have been made anew
+    seen.probed(ORDERS, A, primary(1))
+    assert seen.sight(HERE).system == "7"
 
 
 def test_rows() -> None:
@@ -144,5 +174,5 @@ def test_what_no_resource_has_any_more_is_forgotten() -> None:
     seen.failed(HERE, "no")
     seen.failed(Spot("other", A), "no")
     seen.keep([Spot("other", A)])
-    assert seen.state("orders", A) is State.UNKNOWN
-    assert seen.state("other", A) is State.DOWN
+    assert seen.state(ORDERS, A) is State.UNKNOWN
+    assert seen.state(OTHER, A) is State.DOWN

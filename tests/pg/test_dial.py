@@ -11,11 +11,12 @@ import pytest
 import trustme
 
 from gateway.errors import Unreachable
-from gateway.health import RefusedAccounts, Sightings
+from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.model import Address, TargetKind, TargetTls, Terms, TlsMode
 from gateway.pg import dial, frames
 from gateway.pg.dial import PostgresDialer, Upstream
 from gateway.pg.frames import Authentication, authentication, message
+from gateway.pg.target_login import SYSTEM
 from gateway.routing import Seen, State
 from tests.pg.targets import (
     CA,
@@ -52,7 +53,7 @@ def dialer(timeout: float = PATIENCE, seen: Sightings | None = None) -> Postgres
 
 
 def known_of(sightings: Sightings, address: Address) -> Seen:
-    return sightings.seen("orders", [address])[address]
+    return sightings.seen(granted(address).resource)[address]
 
 
 async def over_tls(talk: Talk) -> None:
@@ -109,6 +110,57 @@ async def test_a_target_is_reached() -> None:
             assert known_of(seen, target.address).open_sessions == 0
     assert no_secret(target.heard())
     assert repr(KEY.secret) not in repr(upstream)
+
+
+def telling(*answers: bytes) -> Script:
+    """One that is asked whose data it has."""
+
+    async def script(talk: Talk) -> None:
+        await honest(talk)
+        assert await talk.frame() == (b"Q", SYSTEM.encode() + b"\0")
+        await talk.say(*answers)
+        await talk.stall()
+
+    return script
+
+
+def refuses(sqlstate: str) -> bytes:
+    return frames.error_response("ERROR", sqlstate, "no") + frames.ready_for_query()
+
+
+@pytest.mark.parametrize(
+    ("said", "system", "remembered"),
+    [
+        (answer(b"7001"), "7001", "7001"),
+        (answer(None), "", ""),
+        (refuses("42501"), "", ""),  # for everybody
+        (refuses("42883"), "", ""),
+        (refuses("57014"), "", None),  # this session has a statement_timeout of its own
+    ],
+)
+@asyncio_test
+async def test_whose_data_a_target_has(said: bytes, system: str, remembered: str | None) -> None:
+    seen = Sightings(lambda: NOW)
+    movable = {"move_idle_sessions": True}
+    async with playing(telling(said)) as target:
+        upstream = await dialer(seen=seen).dial(granted(target.address, **movable), PARAMETERS)
+        assert (upstream.system, upstream.rest) == (system, b"")
+        assert seen.sight(Spot("orders", target.address)).system == remembered
+        upstream.abort()
+
+
+@pytest.mark.parametrize(("movable", "known"), [(True, "7001"), (True, ""), (False, None)])
+@asyncio_test
+async def test_nobody_asks_for_what_is_known_or_not_needed(
+    movable: bool, known: str | None
+) -> None:
+    seen = Sightings(lambda: NOW)
+    async with playing(stays) as target:
+        seen.identified(Spot("orders", target.address), known)
+        grant = granted(target.address, move_idle_sessions=movable)
+        upstream = await dialer(seen=seen).dial(grant, PARAMETERS)
+        assert upstream.system == (known or "")
+        upstream.abort()
 
 
 @pytest.mark.parametrize(

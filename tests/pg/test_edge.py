@@ -39,6 +39,7 @@ from tests.pg.targets import (
     SETTINGS,
     VERIFIER,
     Log,
+    Notes,
     Talk,
     anyone,
     granted,
@@ -83,7 +84,7 @@ def opened(certificates: Certificates, *, tls_required: bool = False) -> Iterato
     pump = Pump(asyncio.get_running_loop())
     seen = Sightings(lambda: 0.0)
     accounts = RefusedAccounts(lambda: 0.0, lambda spot, account, why: None)
-    movers = Movers(PostgresDialer(seen, accounts, lambda: 0.0, 10), lambda grant: grant)
+    movers = Movers(PostgresDialer(seen, accounts, lambda: 0.0, 10), lambda grant: grant, Notes())
     try:
         yield House(
             PostgresDoor(certificates, movers, pump, CancelKeys(), tls_required, "gw.test"), seen
@@ -617,7 +618,7 @@ async def session(
         edge.splice(upstream, grant, log, done.set_result)
         yield client, target.talks[0], log, done
         await done
-    assert house.seen.seen("orders", [target.address])[target.address].open_sessions == 0
+    assert house.seen.seen(granted(target.address).resource)[target.address].open_sessions == 0
 
 
 async def echo(talk: Talk) -> None:

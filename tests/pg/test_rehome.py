@@ -24,6 +24,7 @@ from gateway.pg.pump import Pump
 from gateway.pg.rehome import Home, Movers
 from gateway.pg.splice import Sides, Splice
 from gateway.pg.state import SessionState
+from gateway.pg.target_login import SYSTEM
 from gateway.record.format import NOTE
 from gateway.wire import Wire
 from tests.pg.targets import (
@@ -31,6 +32,7 @@ from tests.pg.targets import (
     KEY,
     SETTINGS,
     Log,
+    Notes,
     ScriptedTarget,
     Talk,
     answer,
@@ -63,6 +65,7 @@ class Server:
     heard: list[str] = field(factory=list)
     talk: Talk | None = None
     task: asyncio.Task[None] | None = None
+    system: bytes = b"7001"
     cancelling: bool = False  # whoever comes now only cancels
     target: ScriptedTarget | None = None
     came: asyncio.Event = field(factory=asyncio.Event)
@@ -88,6 +91,9 @@ class Server:
                 name = body[:-1].decode()
             elif name == "P":
                 name = "parse " + body.split(b"\0")[0].decode()
+            if name == SYSTEM:
+                await talk.say(answer(self.system))
+                continue
             self.heard.append(name)
             await talk.say(self.told.get(name, ANSWERS.get(name.split()[0], b"")))
 
@@ -130,6 +136,7 @@ class Play:
     old: Server
     new: Server
     log: Log
+    notes: Notes
     right: Callable[[Grant], Grant | Denied]
     seen: Sightings
     splice: Splice
@@ -173,11 +180,11 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
             dialer = PostgresDialer(seen, accounts, lambda: 0.0, 5)
             pump, (near, far) = Pump(loop), tcp_pair()
             stack.callback(pump.close)
-            upstream = await dialer.dial(granted(old.address), PARAMETERS)
-            log, done = Log(), loop.create_future()
+            upstream = await dialer.dial(granted(old.address, move_idle_sessions=True), PARAMETERS)
+            log, notes, done = Log(), Notes(), loop.create_future()
             play: Play
-            movers = Movers(dialer, lambda grant: play.right(grant))
-            home = Home(movers, granted(old.address), upstream, lambda grant: PARAMETERS)
+            movers = Movers(dialer, lambda grant: play.right(grant), notes)
+            home = Home(movers, granted(old.address), upstream, parameters)
 
             def over(end: End) -> None:
                 home.leave()
@@ -187,7 +194,8 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
             running = Splice("0123456789abcdef", log, ANY, home.cancel, over, home, state)
             client = Side(Wire(near, loop), near)
             place = new.address
-            play = Play(old, new, log, lambda grant: granted(place), seen, running, client, done)
+            right = lambda grant: granted(place)  # noqa: E731
+            play = Play(old, new, log, notes, right, seen, running, client, done)
             sides = channel(*Wire(far, loop).take()), channel(*upstream.wire.take())
             async with asyncio.timeout(5):
                 running.begin(pump, Sides(*sides, from_target=upstream.rest), GREETING)
@@ -196,11 +204,15 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
                 client.close()
                 await done
             assert len(pump) == 0
-            open_sessions = seen.seen("orders", [old.address, new.address]).values()
+            open_sessions = seen.seen(granted(old.address, new.address).resource).values()
             assert not any(each.open_sessions for each in open_sessions)
 
 
 PARAMETERS = (("user", "app_ro"), ("database", "orders"))
+
+
+def parameters(grant: Grant) -> frames.Parameters:
+    return (PARAMETERS[0], ("database", grant.resource.database or "orders"))
 
 
 @pytest.fixture(autouse=True)
@@ -338,16 +350,42 @@ async def test_a_busy_session_leaves_as_soon_as_it_is_idle() -> None:
 
 
 @asyncio_test
-async def test_who_cannot_leave_stays() -> None:
+async def test_who_cannot_leave_stays(monkeypatch) -> None:
     """No other target: the old one is as good as it was."""
+    monkeypatch.setattr(rehome, "RESTS", (0.0, 0.0))
     async with played() as play:
         place = play.old.address
         for right in (lambda grant: granted(place), lambda grant: granted(Address("localhost", 1))):
             play.right = right
+            assert not play.splice._home.rests
             play.splice.leave("is being drained")
             assert await play.ask("SELECT 1") == answer(b"1")
         assert play.splice.standing() == (str(place), "")
         assert play.reroutes() == []
+
+
+@asyncio_test
+async def test_who_found_no_place_is_not_asked_again_at_once(monkeypatch) -> None:
+    """Each try is a log-in at every other target."""
+    monkeypatch.setattr(rehome, "RESTS", (0.2, 30.0))
+    async with played() as play:
+        right, tries = play.right, list[Grant]()
+
+        def none(grant: Grant) -> Grant:
+            tries.append(grant)
+            return granted(Address("localhost", 1))
+
+        play.right = none
+        for _ in range(5):
+            play.splice.leave("is being drained")
+            await play.ask("SELECT 1")
+        assert len(tries) == 1
+        play.right = right
+        await until(lambda: not play.splice._home.rests)
+        play.splice.leave("is being drained")
+        await play.new.came.wait()
+        assert await play.ask("SELECT 1") == answer(b"1")
+        assert play.new.heard == ["SELECT 1"]
 
 
 @asyncio_test
@@ -463,6 +501,43 @@ async def test_who_was_dismissed_at_a_target_that_stands_is_not_brought_back() -
 
 
 @asyncio_test
+async def test_a_goodbye_is_not_waited_upon() -> None:
+    """Whoever says it and does not go keeps nobody waiting."""
+    async with played() as play:
+        await play.ask("SET a = 1")
+        play.old.target._listening.close()
+        await play.old.say(GOODBYE)
+        assert await play.ask("SELECT 1") == answer(b"1")
+        assert play.new.heard == ["SET a = 1", "SELECT 1"]
+        assert play.old.heard == ["SET a = 1"]
+
+
+@pytest.mark.parametrize("sqlstate", ["57P05", "08P01"])
+@asyncio_test
+async def test_who_was_told_of_the_end_is_not_taken_elsewhere(sqlstate: str) -> None:
+    """A client that reads it late would take it for the answer to what it asks next."""
+    last = frames.error_response("FATAL", sqlstate, "idle for too long")
+    async with played() as play:
+        await play.ask("SET a = 1")
+        await play.old.say(last)
+        assert await play.client.take(len(last)) == last
+        play.splice.leave("is being drained")
+        await play.lose()
+        assert await play.client.rest() == b""
+        assert await play.done == End(EndReason.TARGET)
+        assert play.new.heard == []
+
+
+@asyncio_test
+async def test_an_error_that_was_answered_is_no_end() -> None:
+    async with played() as play:
+        play.old.told["SELECT 2"] = ERROR + I
+        await play.ask("SELECT 2")
+        await play.lose()
+        assert await play.ask("SELECT 1") == answer(b"1")
+
+
+@asyncio_test
 async def test_last_words_that_were_not_the_last_are_passed_on() -> None:
     async with played() as play:
         await play.old.say(CRASHED)
@@ -535,6 +610,73 @@ async def test_a_different_session_is_not_this_one(new: Server, monkeypatch) -> 
 
 
 @asyncio_test
+async def test_other_data_are_no_place_to_go_to(monkeypatch) -> None:
+    monkeypatch.setattr(rehome, "PATIENCE", 0.3)
+    async with played(new=Server(system=b"7002")) as play:
+        await play.ask("SET a = 1")
+        await play.lose()
+        assert (await play.told()).sqlstate == "57P01"
+        assert "holds other data" in (await play.done).detail
+        assert play.new.heard == []
+
+
+@asyncio_test
+async def test_a_database_that_was_renamed_in_the_resource_is_another_one(monkeypatch) -> None:
+    monkeypatch.setattr(rehome, "PATIENCE", 0.3)
+    async with played() as play:
+        place = play.new.address
+        play.right = lambda grant: granted(place, database="reports")
+        await play.lose()
+        assert (await play.told()).sqlstate == "57P01"
+        assert "the database is reports by now" in (await play.done).detail
+        assert play.new.target.talks == []
+
+
+@asyncio_test
+async def test_targets_that_take_it_and_drop_it_are_given_up(monkeypatch) -> None:
+    """Not a move a millisecond, for ever; and its client is told."""
+    monkeypatch.setattr(rehome, "PAUSES", (0.001, 0.01))
+    async with played() as play:
+        places = [play.new, play.old]
+        for number in range(rehome.MOST_HASTY + 1):
+            server = places[number % 2]
+            place = server.address
+            play.right = lambda grant: granted(place)  # noqa: B023 -- asked before the next
+            await play.lose(places[(number + 1) % 2])
+            await play.ask("SELECT 1")
+        await play.lose(server)
+        assert (await play.told()).sqlstate == "57P01"
+        assert await play.done == End(EndReason.TARGET, "no target keeps it")
+        assert len(play.reroutes()) == rehome.MOST_HASTY + 1
+
+
+@asyncio_test
+async def test_a_move_is_in_the_audit_log() -> None:
+    async with played() as play:
+        await play.lose()
+        await play.ask("SELECT 1")
+        (entry,) = play.notes.entries
+        assert entry == {
+            "event": "session.moved",
+            "session": "0123456789abcdef",
+            "resource": "orders",
+            "from": str(play.old.address),
+            "to": str(play.new.address),
+            "why": "closed the connection",
+        }
+
+
+@asyncio_test
+async def test_without_an_audit_log_nobody_moves() -> None:
+    async with played() as play:
+        play.notes.full = True
+        await play.lose()
+        assert (await play.told()).sqlstate == "58030"
+        assert (await play.done).reason is EndReason.NOT_RECORDED
+        assert play.new.heard == []
+
+
+@asyncio_test
 async def test_an_end_on_the_way_is_an_end() -> None:
     async with played() as play:
         play.right = lambda grant: granted(Address("localhost", 1))
@@ -546,7 +688,7 @@ async def test_an_end_on_the_way_is_an_end() -> None:
 
 
 @asyncio_test
-async def test_few_are_on_their_way_at_once(monkeypatch) -> None:
+async def test_few_of_a_resource_are_on_their_way_at_once() -> None:
     at_once = most = 0
 
     class Counting(Home):
@@ -559,11 +701,16 @@ async def test_few_are_on_their_way_at_once(monkeypatch) -> None:
             raise OSError("no")
 
     async with played() as play:
-        movers = Movers(None, lambda grant: grant)
+        movers = Movers(None, lambda grant: grant, play.notes)
         upstream = play.splice._home._upstream
-        homes = [Counting(movers, granted(), upstream, lambda grant: ()) for _ in range(50)]
+        grants = [granted(), evolve(granted(), resource=evolve(granted().resource, name="other"))]
+        homes = [
+            Counting(movers, grant, upstream, lambda grant: ())
+            for _ in range(50)
+            for grant in grants
+        ]
         wanted = SessionState(SETTINGS).restoration()
         moves = (home.another(wanted, lambda: False) for home in homes)
         failed = await asyncio.gather(*moves, return_exceptions=True)
         assert all(isinstance(each, rehome.Stranded) for each in failed)
-        assert most == rehome.MOST
+        assert most == 2 * rehome.MOST

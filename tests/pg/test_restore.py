@@ -12,16 +12,18 @@ from gateway.errors import Gone, ProtocolViolation
 from gateway.model import Address
 from gateway.pg import frames
 from gateway.pg.dial import Upstream
-from gateway.pg.restore import Unrestored, judge, news, restore
+from gateway.pg.restore import Arrival, Unrestored, judge, news, restore
 from gateway.pg.state import Restoration
+from gateway.pg.target_login import SYSTEM
 from gateway.wire import Wire
-from tests.pg.targets import READY, tcp_pair
+from tests.pg.targets import READY, answer, tcp_pair
 from tests.support import asyncio_test
 
 PARSE = frames.message(ord("P"), b"s\0SELECT 1\0\0\0")
 PREPARE = frames.query("PREPARE p AS SELECT 1")
 SYNC = frames.message(ord("S"))
 TOLD = {"TimeZone": "UTC", "server_version": "15.3", "in_hot_standby": "off"}
+NOTHING = Restoration((), (), (), TOLD)
 
 
 def done(tag: bytes) -> bytes:
@@ -41,6 +43,16 @@ async def logged_in(rest: bytes = b"") -> AsyncIterator[tuple[Upstream, Wire]]:
         far.close()
 
 
+async def begun(
+    upstream: Upstream, target: Wire, wanted: Restoration, system: bytes | None = b"7001"
+) -> asyncio.Future[Arrival]:
+    """A restoration whose target has said whose data it has."""
+    restoring = asyncio.ensure_future(restore(upstream, wanted, "7001"))
+    await heard(target, frames.query(SYSTEM))
+    await target.send(answer(system))
+    return restoring
+
+
 async def heard(target: Wire, expected: bytes) -> None:
     data = b""
     while len(data) < len(expected):
@@ -52,7 +64,7 @@ async def heard(target: Wire, expected: bytes) -> None:
 async def test_all_is_said_at_once_and_in_order() -> None:
     wanted = Restoration((b"SET a = 1", b"SET b = 1"), (b"LISTEN c",), (PARSE, PREPARE), TOLD)
     async with logged_in(frames.parameter_status("x", "1")) as (upstream, target):
-        restoring = asyncio.ensure_future(restore(upstream, wanted))
+        restoring = await begun(upstream, target, wanted)
         texts = ("SET a = 1", "SET b = 1", "LISTEN c", "PREPARE p AS SELECT 1")
         await heard(target, b"".join(map(frames.query, texts)) + PARSE + SYNC)
         note = frames.message(ord("A"), b"\0\0\0\1c\0\0")
@@ -66,17 +78,36 @@ async def test_all_is_said_at_once_and_in_order() -> None:
 
 
 @asyncio_test
-async def test_a_session_without_a_state_is_asked_nothing() -> None:
-    async with logged_in() as (upstream, _):
-        arrival = await restore(upstream, Restoration((), (), (), TOLD))
+async def test_of_a_session_without_a_state_nothing_else_is_asked() -> None:
+    async with logged_in() as (upstream, target):
+        arrival = await (await begun(upstream, target, NOTHING))
         assert (arrival.reported, arrival.rest) == (TOLD, b"")
+
+
+@pytest.mark.parametrize("system", [b"7002", b"", None])
+@asyncio_test
+async def test_other_data_are_not_the_same(system: bytes | None) -> None:
+    async with logged_in() as (upstream, target):
+        restoring = await begun(upstream, target, NOTHING, system)
+        with pytest.raises(Unrestored, match="holds other data"):
+            await restoring
+
+
+@asyncio_test
+async def test_whoever_may_not_ask_is_not_taken_along() -> None:
+    async with logged_in() as (upstream, target):
+        restoring = asyncio.ensure_future(restore(upstream, NOTHING, ""))
+        await heard(target, frames.query(SYSTEM))
+        await target.send(answer(b""))
+        with pytest.raises(Unrestored, match="holds other data"):
+            await restoring
 
 
 @asyncio_test
 async def test_a_setting_that_cannot_be_made_again() -> None:
     wanted = Restoration((), (), (), {**TOLD, "TimeZone": "Asia/Tokyo"})
     async with logged_in() as (upstream, target):
-        restoring = asyncio.ensure_future(restore(upstream, wanted))
+        restoring = await begun(upstream, target, wanted)
         text = "SELECT pg_catalog.set_config(E'TimeZone', E'Asia/Tokyo', false)"
         await heard(target, frames.query(text))
         await target.send(done(b"SELECT 1"))
@@ -97,9 +128,7 @@ async def test_a_setting_that_cannot_be_made_again() -> None:
 @asyncio_test
 async def test_a_target_that_does_not_do_it(said: bytes | None, error: type[Exception]) -> None:
     async with logged_in() as (upstream, target):
-        restoring = asyncio.ensure_future(
-            restore(upstream, Restoration((b"SET a = 1",), (), (), TOLD))
-        )
+        restoring = await begun(upstream, target, Restoration((b"SET a = 1",), (), (), TOLD))
         await heard(target, frames.query("SET a = 1"))
         if said is None:
             target.close()

@@ -729,7 +729,8 @@ async def test_other_last_words_of_a_target_are_passed_on() -> None:
         await play.target.say(last)
         assert await play.client.take(len(last)) == last
         play.target.close()
-        assert await play.done == End(EndReason.TARGET, STAYS)
+        assert await play.client.rest() == b""
+        assert await play.done == End(EndReason.TARGET)
 
 
 @asyncio_test

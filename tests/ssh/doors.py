@@ -35,6 +35,7 @@ from gateway.model import (
     Terms,
     User,
 )
+from gateway.routing import Seen
 from gateway.session import serve
 from gateway.ssh import messages as m
 from gateway.ssh.authority import SshAuthority
@@ -236,6 +237,11 @@ class Door:
         client = await asyncssh.connect(sock=sock, username=user, agent_path=None, **given)
         self._clients.append(client)
         return client
+
+    def seen(self) -> Seen:
+        """What is known of the target that web has at first."""
+        web = Resource("web", Protocol.SSH, (Target(self.address),))
+        return self.sightings.seen(web)[self.address]
 
     def session(self) -> Any:
         """The one that runs."""

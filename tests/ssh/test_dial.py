@@ -59,7 +59,7 @@ class Dialling:
         return await self._dialer.dial(granted(account, *targets), SESSION)
 
     def seen(self, target: Target) -> Seen:
-        return self.sightings.seen("web", [target.address])[target.address]
+        return self.sightings.seen(granted(PASSWORD, target).resource)[target.address]
 
     async def fails(self, account: Account, *targets: Target) -> str:
         """What the audit log would say."""

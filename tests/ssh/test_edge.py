@@ -173,7 +173,7 @@ async def test_where_a_connection_does_not_lead(
         heard = await client.hear()
         assert heard.kind == m.CHANNEL_OPEN_FAILURE
         assert int.from_bytes(heard.payload[5:9]) == m.PROHIBITED
-        seen = door.sightings.seen("web", [door.address])[door.address]
+        seen = door.seen()
         assert (seen.state, seen.latency, seen.open_sessions) == (State.UNKNOWN, None, 0)
 
 

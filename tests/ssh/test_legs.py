@@ -284,7 +284,7 @@ async def test_a_client_that_has_gone_when_the_target_is_there(
         await door.told()
         await door.empty()
         assert [info.reason for info in door.house.ended] == ["client closed"]
-        assert not door.sightings.seen("web", [door.address])[door.address].open_sessions
+        assert not door.seen().open_sessions
 
 
 @asyncio_test
