@@ -177,7 +177,7 @@ class Resource:
     authentication: frozenset[str] = frozenset({"scram-sha-256", "certificate"})
     tag_application_name: bool = True
     health: Monitoring | None = None
-    move_idle_sessions: bool = False
+    move_idle_sessions: bool = True
 
 
 @frozen

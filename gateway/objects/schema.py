@@ -161,7 +161,7 @@ class ResourceModel(Model):
     tls: TlsModel = TlsModel()
     authentication: Annotated[list[Method], Field(min_length=1)] = ["scram-sha-256", "certificate"]
     tag_application_name: bool = True
-    move_idle_sessions: bool = False
+    move_idle_sessions: bool = True
     health: HealthModel | None = None
 
 

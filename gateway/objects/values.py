@@ -68,7 +68,7 @@ def _resource(name: str, body: Body, vault: Vault) -> Resource:
         frozenset(body["authentication"]),
         body["tag_application_name"],
         Monitoring(**body["health"]) if "health" in body else None,
-        body.get("move_idle_sessions", False),
+        body.get("move_idle_sessions", True),
     )
 
 

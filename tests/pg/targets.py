@@ -270,6 +270,7 @@ def granted(
     """A permission to use *targets*, as somebody else minted it."""
     account = account or Account("app_ro", Secret(PASSWORD.encode()))
     resource.setdefault("tls", TargetTls(TlsMode.DISABLE))
+    resource.setdefault("move_idle_sessions", False)
     return Grant(
         Ask(Protocol.POSTGRESQL, "alice", "orders", ip_address("10.0.0.1")),
         Identity("alice", "password"),

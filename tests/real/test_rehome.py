@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from gateway.audit import read
 from tests.real.conftest import Start
 from tests.real.faults import crash, freeze, thaw
 from tests.real.servers import PASSWORDS, GatewayProcess, PostgresServer, until
@@ -47,7 +48,6 @@ resources:
   - name: orders
     protocol: postgresql
     database: orders
-    move_idle_sessions: true
     targets: [{targets}]
     tls: {{mode: verify-full, ca: {{file: {self.servers[0].ca_file}}}}}
     accounts: [{{name: app_rw, password: {{value: "{PASSWORDS["app_rw"]}"}}}}]
@@ -139,6 +139,8 @@ def test_200_idle_sessions_survive_the_death_of_their_standby(cluster) -> None:
         (note,) = reroutes(place, connection)
         assert note["from"] == f"localhost:{place.servers[1].port}"
         assert note["to"] == f"localhost:{place.servers[2].port}"
+    told = list(read(place.gateway.state / "audit"))
+    assert {each["session"] for each in told if each["event"] == "session.moved"} == set(before)
 
 
 def reroutes(place: Cluster, connection: Connection) -> list[dict[str, Any]]:
@@ -300,6 +302,16 @@ def test_who_is_ended_at_the_target_has_ended(cluster) -> None:
     server = next(each for each in place.servers if each.port == port(connection))
     server.sql(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
     with pytest.raises(errors.AdminShutdown, match="administrator command"):
+        connection.execute("SELECT 1")
+
+
+def test_who_was_idle_for_too_long_has_ended(cluster) -> None:
+    """The server says so itself, and the client reads it when it asks for something next."""
+    place = cluster(0, 1, 2)
+    connection = place.connect("reader")
+    connection.execute("SET idle_session_timeout = '100ms'")
+    until(lambda: not place.gateway.live(), "the session to end")
+    with pytest.raises(errors.IdleSessionTimeout):
         connection.execute("SELECT 1")
 
 

@@ -61,7 +61,6 @@ class Cluster:
         assert first.ca_file.exists()
         return (
             "resources:\n  - name: orders\n    protocol: postgresql\n    database: orders\n"
-            "    move_idle_sessions: true\n"
             f"    targets: [{targets}]\n    accounts: [{accounts}]\n"
             f"    tls: {{mode: verify-full, ca: {{file: {ca}}}}}\n"
             "    health: {account: app_ro, database: postgres}\n"
