@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -22,6 +23,7 @@ PROXY_SECONDS = 5.0  # for a header that a proxy sends with its first packet
 SILENCE = 0.3  # seconds after which a client is one that waits for the server's banner: SSH
 
 Story = Callable[[Wire], Awaitable[None]]
+T = TypeVar("T", Header, Greeting)
 
 
 @frozen
@@ -82,24 +84,24 @@ class Doorstep:
 
 
 async def _proxy_header(wire: Wire) -> Header:
-    least = 1
-    while True:
-        data = await wire.look(least, proxyheader.LONGEST)
-        found = proxyheader.parse(data)
-        if isinstance(found, Header):
-            return found
-        if len(data) < least:
-            raise Gone  # it will not say more
-        least = found
+    found = await _told(wire, proxyheader.parse, proxyheader.LONGEST)
+    if found is None:
+        raise Gone
+    return found
 
 
 async def _greeting(wire: Wire) -> Greeting:
+    return await _told(wire, greeting.tell, greeting.LONGEST) or greeting.UNKNOWN
+
+
+async def _told(wire: Wire, parse: Callable[[bytes], T | int], longest: int) -> T | None:
+    """What the first bytes tell, as soon as there are enough; None if no more will come."""
     least = 1
     while True:
-        data = await wire.look(least, greeting.LONGEST)
-        found = greeting.tell(data)
-        if isinstance(found, Greeting):
+        data = await wire.look(least, longest)
+        found = parse(data)
+        if not isinstance(found, int):
             return found
         if len(data) < least:
-            return greeting.UNKNOWN  # it will not say more
+            return None
         least = found

@@ -10,7 +10,7 @@ raises, whatever the two sides said to one another.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 from gateway.pg import bodies
@@ -43,16 +43,9 @@ _SYNC = 0x53
 _EXECUTE = 0x45
 
 
-def events(records: Iterable[Record]) -> Iterator[Event]:
-    """What happened, one object an event; ``at`` is seconds since the session began."""
-    session = Events()
-    for record in records:
-        yield from session.feed(record)
-    yield from session.finish()
-
-
 class Events:
-    """The same as :func:`events` for records that come by and by."""
+    """What happened, of records that come by and by: one object an event, whose ``at`` is
+    seconds since the session began."""
 
     def __init__(self) -> None:
         self._requests = Requests()

@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import asyncssh
 from attrs import field, frozen
@@ -115,21 +116,12 @@ class SshDialer:
         self, purpose: Purpose, target: Target, session_id: str
     ) -> asyncssh.SSHClientConnectionOptions:
         """Keys are read here, in a thread: an RSA key takes a while to be checked."""
-        return asyncssh.SSHClientConnectionOptions(
-            config=None,
-            host=target.address.host,
-            port=target.address.port,
-            known_hosts=_trusted(target),
-            client_version="Gateway",
+        return _options(
+            target,
             username=purpose.account.name,
             password=_password(purpose.account),
             client_keys=self._keys(purpose, session_id),
             preferred_auth=["publickey", "keyboard-interactive", "password"],
-            agent_path=None,
-            gss_host=None,
-            host_based_auth=False,
-            disable_trivial_auth=True,
-            **ALGORITHMS,
         )
 
     def _keys(self, purpose: Purpose, session_id: str) -> list[object] | None:
@@ -146,20 +138,28 @@ class SshDialer:
 
 def stranger(target: Target) -> asyncssh.SSHClientConnectionOptions:
     """For a connection on which nobody is to be let in: it shows whose host key that is."""
+    return _options(
+        target,
+        username=STRANGER,
+        password=None,
+        client_keys=None,  # empty, it would be the daemon's own
+        preferred_auth=["password"],
+    )
+
+
+def _options(target: Target, **who: Any) -> asyncssh.SSHClientConnectionOptions:
+    """For *who* logs in. Nothing comes out of the daemon's home directory."""
     return asyncssh.SSHClientConnectionOptions(
         config=None,
         host=target.address.host,
         port=target.address.port,
         known_hosts=_trusted(target),
         client_version="Gateway",
-        username=STRANGER,
-        password=None,
-        client_keys=None,  # empty, it would be the daemon's own
-        preferred_auth=["password"],
         agent_path=None,
         gss_host=None,
         host_based_auth=False,
         disable_trivial_auth=True,
+        **who,
         **ALGORITHMS,
     )
 

@@ -6,24 +6,15 @@ here raises, whatever the two sides said to one another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from gateway.record.facts import Event, event, seconds, text
 from gateway.record.format import END, HEADER, INPUT, NOTE, OUTPUT, Record
 
 _STREAMS = ("stdout", "stderr")
 
 
-def events(records: Iterable[Record]) -> Iterator[Event]:
-    """What happened, one object an event; ``at`` is seconds since the session began."""
-    session = Events()
-    for record in records:
-        yield from session.feed(record)
-    yield from session.finish()
-
-
 class Events:
-    """The same as :func:`events` for records that come by and by."""
+    """What happened, of records that come by and by: one object an event, whose ``at`` is
+    seconds since the session began."""
 
     def __init__(self) -> None:
         self._commands: dict[str, list[Event]] = {}  # by channel, until it is closed

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.pg import transcript
-from gateway.pg.transcript import Events, events
+from gateway.pg.transcript import Events
 from gateway.record.format import (
     CLIENT,
     COPIED,
@@ -25,6 +25,7 @@ from gateway.record.format import (
     TARGET,
     Record,
 )
+from gateway.told import events
 
 MS = 1_000_000
 

@@ -19,7 +19,7 @@ from attrs import frozen
 from gateway.places import Places
 from gateway.record import reader
 from gateway.record.facts import Event
-from gateway.ssh.transcript import events
+from gateway.told import events
 from tests.real.servers import PATIENCE, GatewayProcess, free_port, until
 
 SSHD = "/usr/sbin/sshd"
