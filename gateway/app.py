@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -64,6 +65,8 @@ AT_START = (
     "zone",
 )  # only read then
 
+DRAINING = "draining"
+
 log = Logger()
 
 
@@ -76,30 +79,37 @@ class Gateway:
         self._config = configuration
         self._places = Places(configuration.state_dir)
         self._control = Control(self._places.control)
-        self._listeners: list[Listener] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = AsyncExitStack()  # what has been opened so far
+        self._turn = asyncio.Lock()  # starting, then reloading: one at a time, and each whole
         self._unready: str | None = "starting"
 
     async def start(self) -> None:
-        """Open everything, and the doors last.
+        """Open everything, and the doors last; not those if it is to stop by then.
 
         :raises GatewayError: something is missing or in the way, and what
         """
+        async with self._turn:
+            await self._open()
+
+    async def _open(self) -> None:
         _private(self._places.state_dir)
         self._control.claim()
+        self._closing.push_async_callback(self._control.close)
         await self._open_rooms()
         self._open_pump()
         await self._open_ssh()
         self._open_watch()
         await self._control.start(self._commands().table())
+        if self._unready == DRAINING:
+            return
         try:
             self._open_doors()
         except CannotListenError as taken:
             raise GatewayError(f"cannot listen: {taken}") from taken
-        self._tasks = [
-            asyncio.ensure_future(self._every(TICK, self._tick)),
-            asyncio.ensure_future(self._every(TIDY, self._tidy)),
-        ]
+        for seconds, work in ((TICK, self._tick), (TIDY, self._tidy)):
+            task = asyncio.ensure_future(self._every(seconds, work))
+            self._closing.callback(task.cancel)
+        self._closing.push_async_callback(self._drain)
         self._unready = None
         log.info("Gateway is ready")
 
@@ -110,6 +120,7 @@ class Gateway:
         vault = FileVault.open(places.keys, remains)
         key, mac = signing_key(places.keys, remains), vault.derive(b"transcripts")
         self._audit = FileAudit(places.audit, key, mac)
+        self._closing.callback(self._audit.close)
         self._recorder = FileRecorder(
             places.transcripts,
             key,
@@ -120,6 +131,7 @@ class Gateway:
             self._audit,
         )
         self._store = await Store.open(places.store)
+        self._closing.push_async_callback(self._store.close)
         await self._store.mark_lost()
         self._catalog = Catalog(self._store, vault, self._audit, self._changed)
         self._metrics = Metrics()
@@ -149,18 +161,20 @@ class Gateway:
     def _open_watch(self) -> None:
         """From now on the targets are looked at."""
         health, postgres, ssh = self._config.health, self._postgres_probe, self._ssh_probe
-        self._watch = Watch(
+        watch = Watch(
             {Protocol.POSTGRESQL: postgres, Protocol.SSH: ssh},
             self._sightings,
             (health.interval_seconds, health.timeout_seconds),
             random.Random(),  # noqa: S311 -- jitter
         )
-        self._targets.watch = self._watch
+        self._closing.push_async_callback(watch.close)
+        self._targets.watch = watch
         self._targets.adopt(self._catalog.snapshot)
 
     def _open_pump(self) -> None:
         """What carries PostgreSQL sessions."""
         self._pump = Pump(asyncio.get_running_loop())
+        self._closing.callback(self._pump.close)
         self._postgres_probe = PostgresProbe(self._accounts)
         self._certificates = Certificates(
             self._places.state_dir,
@@ -209,6 +223,7 @@ class Gateway:
         )
 
     def _open_doors(self) -> None:
+        self._closing.callback(self._end_stories)
         self._strangers = Strangers(self._config.limits.unauthenticated_per_address)
         for listener in self._config.listeners:
             stories = self._stories(listener)
@@ -218,11 +233,13 @@ class Gateway:
             only = next(iter(stories)) if len(stories) == 1 else None
             full = self._turn_away if only is Spoken.POSTGRESQL else self._hang_up
             door = Listener(step.begin, full, self._strangers, step.arrive)
+            self._closing.push_async_callback(door.cut_off)
+            self._closing.push_async_callback(door.close)
             door.open(self._reactor, listener.address)
-            self._listeners.append(door)
-        self._diagnostics = Diagnostics(self._metrics, self._readiness)
         if self._config.diagnostics is not None:
-            self._diagnostics.open(self._reactor, self._config.diagnostics)
+            diagnostics = Diagnostics(self._metrics, self._readiness)
+            self._closing.push_async_callback(diagnostics.close)
+            diagnostics.open(self._reactor, self._config.diagnostics)
 
     def _stories(self, listener: ListenerConfig) -> dict[Spoken, Story]:
         """What is served there, by how it is spoken."""
@@ -276,6 +293,10 @@ class Gateway:
 
         What cannot be used is logged and raised, and all stays as it was.
         """
+        async with self._turn:
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             fresh = config.load(self._path)
             tls, names = fresh.tls, _names(fresh)
@@ -303,21 +324,17 @@ class Gateway:
 
     async def stop(self) -> None:
         """Take no new sessions, let others finish within ``drain_seconds``, close all."""
-        self._unready = "draining"
+        self._unready = DRAINING
+        async with self._turn:
+            pass  # whatever is half done has been done
+        await self._closing.aclose()
+
+    async def _drain(self) -> None:
         await self._live.drain(self._config.drain_seconds)  # who comes meanwhile is told
-        for listener in self._listeners:
-            await listener.close()
-            await listener.cut_off()
+
+    def _end_stories(self) -> None:
         for story in self._door.inside:
             story.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await self._watch.close()
-        await self._diagnostics.close()
-        self._pump.close()
-        await self._store.close()
-        self._audit.close()
-        await self._control.close()
 
     def _readiness(self) -> str | None:
         return self._unready or self._recorder.unwritable()

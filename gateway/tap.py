@@ -76,7 +76,8 @@ class GatewayService(Service):
     def __init__(self, path: Path, configuration: config.Config) -> None:
         self._path = path
         self._configuration = configuration
-        self._gateway: object | None = None
+        self._starting: asyncio.Future[None] | None = None
+        self._app: Any = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -109,12 +110,20 @@ class GatewayService(Service):
         self._reloading = asyncio.ensure_future(self._reload())
 
     async def _reload(self) -> None:
+        assert self._starting is not None
+        await asyncio.wait([self._starting])
         with suppress(GatewayError):  # logged, and all stays as it was
             await self._app.reload()
 
     def stopService(self) -> defer.Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
-        return defer.Deferred.fromFuture(asyncio.ensure_future(self._app.stop()))
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._stop()))
+
+    async def _stop(self) -> None:
+        if self._app is not None:
+            await self._app.stop()
+        elif self._starting is not None:
+            self._starting.cancel()  # it has not begun
 
 
 def makeService(options: Options) -> IService:

@@ -35,7 +35,7 @@ async def nothing_left(*, broken: bool = False) -> AsyncIterator[list[dict[str, 
             failures += [event for event in events if "log_failure" in event]
     finally:
         loop.set_exception_handler(handler)
-    assert _open() <= before
+    assert _open() <= before, _open() - before
     assert bool(failures) is broken, failures
 
 

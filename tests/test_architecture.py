@@ -140,7 +140,6 @@ UNTESTED = {
     "model.py": "values without behaviour; every test uses them",
     "errors.py": "names and words; every test uses them",
     "contracts.py": "protocols: the type checker is their test",
-    "app.py": "puts parts together: the tests against real servers start it",
 }
 
 
