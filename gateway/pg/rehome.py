@@ -104,6 +104,10 @@ class Home:
         return self._upstream.address
 
     @property
+    def _turn(self) -> asyncio.Semaphore:
+        return self._movers.turn(self._grant.resource.name)
+
+    @property
     def rests(self) -> bool:
         """It found no place elsewhere a moment ago, and need not be asked to leave yet."""
         return _now() < self._stays.rests_until
@@ -114,7 +118,8 @@ class Home:
     async def stands(self) -> bool:
         """Whether the target takes sessions: what ended this one was meant for it alone."""
         parameters = self._parameters(self._grant)
-        return await self._movers.dialer.admits(self._grant, self._upstream.target, parameters)
+        async with self._turn:
+            return await self._movers.dialer.admits(self._grant, self._upstream.target, parameters)
 
     def leave(self) -> None:
         """The session is over."""
@@ -150,9 +155,9 @@ class Home:
         while True:
             left = began + (PATIENCE if lost() else PLANNED) - _now()
             try:
-                async with asyncio.timeout(left), self._movers.turn(self._grant.resource.name):
+                async with asyncio.timeout(left), self._turn:
                     return await self._attempt(wanted, lost)
-            except NotAllowed:
+            except (NotAllowed, Stranded):
                 raise
             except FAILURES as failed:
                 said = words(failed) if left > 0 else said
@@ -177,14 +182,16 @@ class Home:
         """The right as it is today, to the database where the session is.
 
         :raises NotAllowed: there is none any more
-        :raises Unreachable: the resource means another database by now
+        :raises Stranded: the resource is another one by now
         """
         renewed = self._movers.renew(self._grant)
         if isinstance(renewed, Denied):
             raise NotAllowed(renewed.reason)
         before, after = (dict(self._parameters(each)) for each in (self._grant, renewed))
         if before.get("database") != after.get("database"):
-            raise Unreachable(f"the database is {after.get('database')} by now")
+            raise Stranded(f"the database is {after.get('database')} by now")
+        if not renewed.resource.move_idle_sessions:
+            raise Stranded("sessions stay at their target by now")
         self._grant = renewed
         return renewed
 

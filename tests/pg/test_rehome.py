@@ -180,11 +180,11 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
             dialer = PostgresDialer(seen, accounts, lambda: 0.0, 5)
             pump, (near, far) = Pump(loop), tcp_pair()
             stack.callback(pump.close)
-            upstream = await dialer.dial(granted(old.address, move_idle_sessions=True), PARAMETERS)
+            upstream = await dialer.dial(movable(old.address), PARAMETERS)
             log, notes, done = Log(), Notes(), loop.create_future()
             play: Play
             movers = Movers(dialer, lambda grant: play.right(grant), notes)
-            home = Home(movers, granted(old.address), upstream, parameters)
+            home = Home(movers, movable(old.address), upstream, parameters)
 
             def over(end: End) -> None:
                 home.leave()
@@ -194,7 +194,7 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
             running = Splice("0123456789abcdef", log, ANY, home.cancel, over, home, state)
             client = Side(Wire(near, loop), near)
             place = new.address
-            right = lambda grant: granted(place)  # noqa: E731
+            right = lambda grant: movable(place)  # noqa: E731
             play = Play(old, new, log, notes, right, seen, running, client, done)
             sides = channel(*Wire(far, loop).take()), channel(*upstream.wire.take())
             async with asyncio.timeout(5):
@@ -204,8 +204,12 @@ async def played(old: Server | None = None, new: Server | None = None) -> AsyncI
                 client.close()
                 await done
             assert len(pump) == 0
-            open_sessions = seen.seen(granted(old.address, new.address).resource).values()
+            open_sessions = seen.seen(movable(old.address, new.address).resource).values()
             assert not any(each.open_sessions for each in open_sessions)
+
+
+def movable(*targets: Address, **resource: Any) -> Grant:
+    return granted(*targets, **{"move_idle_sessions": True, **resource})
 
 
 PARAMETERS = (("user", "app_ro"), ("database", "orders"))
@@ -258,7 +262,7 @@ async def test_nothing_is_lost_a_second_time() -> None:
         await play.lose()
         await play.ask("SET b = 1")
         place = play.old.address
-        play.right = lambda grant: granted(place)
+        play.right = lambda grant: movable(place)
         await play.lose(play.new)
         await play.ask("SELECT 1")
         assert play.old.heard == ["SET a = 1", "SET a = 1", "SET b = 1", "SELECT 1"]
@@ -274,7 +278,7 @@ async def test_what_the_client_says_meanwhile_waits() -> None:
 
         def right(grant: Grant) -> Grant:
             tries.append(grant)
-            return granted(gone if len(tries) < 3 else play.new.address)
+            return movable(gone if len(tries) < 3 else play.new.address)
 
         play.right = right
         await play.lose()
@@ -355,7 +359,7 @@ async def test_who_cannot_leave_stays(monkeypatch) -> None:
     monkeypatch.setattr(rehome, "RESTS", (0.0, 0.0))
     async with played() as play:
         place = play.old.address
-        for right in (lambda grant: granted(place), lambda grant: granted(Address("localhost", 1))):
+        for right in (lambda grant: movable(place), lambda grant: movable(Address("localhost", 1))):
             play.right = right
             assert not play.splice._home.rests
             play.splice.leave("is being drained")
@@ -373,7 +377,7 @@ async def test_who_found_no_place_is_not_asked_again_at_once(monkeypatch) -> Non
 
         def none(grant: Grant) -> Grant:
             tries.append(grant)
-            return granted(Address("localhost", 1))
+            return movable(Address("localhost", 1))
 
         play.right = none
         for _ in range(5):
@@ -406,8 +410,8 @@ async def test_a_target_that_dies_while_it_is_left() -> None:
         def right(grant: Grant) -> Grant:
             if not held.is_set():
                 held.set()
-                return granted(Address("localhost", 1))
-            return granted(play.new.address)
+                return movable(Address("localhost", 1))
+            return movable(play.new.address)
 
         play.right = right
         play.splice.leave("is being drained")
@@ -620,15 +624,21 @@ async def test_other_data_are_no_place_to_go_to(monkeypatch) -> None:
         assert play.new.heard == []
 
 
+@pytest.mark.parametrize(
+    ("resource", "why"),
+    [
+        ({"database": "reports"}, "the database is reports by now"),
+        ({"move_idle_sessions": False}, "sessions stay at their target by now"),
+    ],
+)
 @asyncio_test
-async def test_a_database_that_was_renamed_in_the_resource_is_another_one(monkeypatch) -> None:
-    monkeypatch.setattr(rehome, "PATIENCE", 0.3)
+async def test_a_resource_that_is_another_one_by_now(resource: dict[str, Any], why: str) -> None:
     async with played() as play:
         place = play.new.address
-        play.right = lambda grant: granted(place, database="reports")
+        play.right = lambda grant: movable(place, **resource)
         await play.lose()
         assert (await play.told()).sqlstate == "57P01"
-        assert "the database is reports by now" in (await play.done).detail
+        assert why in (await play.done).detail
         assert play.new.target.talks == []
 
 
@@ -641,7 +651,7 @@ async def test_targets_that_take_it_and_drop_it_are_given_up(monkeypatch) -> Non
         for number in range(rehome.MOST_HASTY + 1):
             server = places[number % 2]
             place = server.address
-            play.right = lambda grant: granted(place)  # noqa: B023 -- asked before the next
+            play.right = lambda grant: movable(place)  # noqa: B023 -- asked before the next
             await play.lose(places[(number + 1) % 2])
             await play.ask("SELECT 1")
         await play.lose(server)
@@ -679,7 +689,7 @@ async def test_without_an_audit_log_nobody_moves() -> None:
 @asyncio_test
 async def test_an_end_on_the_way_is_an_end() -> None:
     async with played() as play:
-        play.right = lambda grant: granted(Address("localhost", 1))
+        play.right = lambda grant: movable(Address("localhost", 1))
         await play.lose()
         await until(lambda: play.splice._moving is not None)
         play.splice.end(End(EndReason.KILLED, "enough"))
@@ -703,7 +713,7 @@ async def test_few_of_a_resource_are_on_their_way_at_once() -> None:
     async with played() as play:
         movers = Movers(None, lambda grant: grant, play.notes)
         upstream = play.splice._home._upstream
-        grants = [granted(), evolve(granted(), resource=evolve(granted().resource, name="other"))]
+        grants = [movable(), evolve(movable(), resource=evolve(movable().resource, name="other"))]
         homes = [
             Counting(movers, grant, upstream, lambda grant: ())
             for _ in range(50)
