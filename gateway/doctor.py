@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from gateway.health import Findings, Row, Step
+from gateway.health.findings import drained, warnings
 from gateway.model import Account, Resource, Target
 
 Look = Callable[[Resource, Target, Account | None], Awaitable[Findings]]
@@ -24,6 +25,7 @@ ADVICE = {
     " (pg_hba.conf, sshd_config)",
     "role": "check that the account may run SELECT in that database",
     "lag": "check that the standby is connected to its primary",
+    "siblings": "targets of a resource replicate from one primary: drain or remove what does not",
 }
 
 
@@ -66,14 +68,25 @@ async def examine(resource: Resource, rows: list[Row], look: Look) -> list[Exami
     Where no monitoring account is named, the first account is asked with: a person wants to
     know. Of the others it is seen whether they may log in.
     """
-    return list(
-        await asyncio.gather(
-            *(
-                _examine(resource, target, row, look)
-                for target, row in zip(resource.targets, rows, strict=True)
-            )
+    found = await asyncio.gather(
+        *(
+            _examine(resource, target, row, look)
+            for target, row in zip(resource.targets, rows, strict=True)
         )
     )
+    addresses = [target.address for target in resource.targets]
+    looks = dict(zip(addresses, (each.findings for each in found), strict=True))
+    wrong = warnings(looks, drained(resource))
+    return [
+        _beside(each, wrong.get(address)) for address, each in zip(addresses, found, strict=True)
+    ]
+
+
+def _beside(examined: Examined, wrong: str | None) -> Examined:
+    """Also what is *wrong* with a target only beside the others."""
+    if wrong is None:
+        return examined
+    return evolve(examined, others=(*examined.others, Step("siblings", False, wrong)))
 
 
 async def _examine(resource: Resource, target: Target, row: Row, look: Look) -> Examined:

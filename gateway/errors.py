@@ -45,6 +45,18 @@ class Unreachable(Refused):
     public = "no target can take this session now"
 
 
+class NoSuchDatabase(Refused):
+    """Somebody who may go there asks for a database that the targets do not have."""
+
+    public = "the resource has no such database"
+
+
+class BadParameter(Refused):
+    """The client's start-up message has a parameter that the targets do not take."""
+
+    public = "a connection parameter is unknown, or has an impossible value"
+
+
 class LimitReached(Refused):
     public = "too many connections"
 

@@ -146,7 +146,8 @@ class Live:
         if session is None:
             return False
         session.end(End(EndReason.KILLED, reason))
-        self._audit.write("session.killed", session=session_id, reason=reason, by=by)
+        user = session.info.user
+        self._audit.write("session.killed", session=session_id, user=user, reason=reason, by=by)
         return True
 
     async def recheck(self, snapshot: Snapshot, *, timed: bool = False) -> None:
@@ -181,7 +182,8 @@ class Live:
         """The end comes first: no failing write keeps a session alive."""
         self._end(session, End(EndReason.REVOKED, reason))
         with _regardless(session.info.id, "that it was revoked"):
-            self._audit.write("session.revoked", session=session.info.id, reason=reason)
+            info = session.info
+            self._audit.write("session.revoked", session=info.id, user=info.user, reason=reason)
 
     def tick(self, now: float) -> None:
         """Let each session hold its time limits; *now* is the event loop's time."""
@@ -243,7 +245,8 @@ class Live:
         with _regardless(session_id, "its end"):
             digest = session.transcript.close(end, info.statements, info.bytes_in, info.bytes_out)
         with _regardless(session_id, "that it ended"):
-            self._audit.write("session.ended", session=session_id, reason=info.reason)
+            facts = {"session": session_id, "user": info.user, "resource": info.resource}
+            self._audit.write("session.ended", **facts, reason=info.reason)
         self._index.session_ended(info, digest)
         self._ended(info)
 

@@ -191,7 +191,7 @@ def _candidate(target: Target, wanted: Wanted, known: Seen, now: float) -> Candi
 
 
 def _said(target: Target, wanted: Wanted, known: Seen, now: float) -> Iterator[str]:
-    if known.state is State.DEGRADED:
+    if known.state is State.DEGRADED and known.deposed is None:  # which says the same
         yield f"degraded: {known.why}"
     if wanted.kind is TargetKind.PREFER_STANDBY and known.kind is not None:
         yield "preferred" if known.kind == "standby" else "only if no standby is left"

@@ -107,6 +107,8 @@ class Targets:
             self._tell(spot, was.state, health.state, health.why)
             if health.state is State.DOWN and self.watch is not None:
                 self.watch.hurry(spot)
+        if None not in (before.kind, after.kind) and before.kind != after.kind:
+            self._note("target.promoted" if after.kind == "primary" else "target.demoted", spot)
         if (before.kind, was.lost) != (after.kind, health.lost):
             self._soon()
 

@@ -85,6 +85,21 @@ async def test_an_account_that_is_refused() -> None:
 
 
 @asyncio_test
+async def test_what_is_wrong_only_beside_the_others() -> None:
+    """Also where no monitoring account is named, so that no probe has seen it."""
+
+    async def look(resource: Resource, target: Target, account: Account | None) -> Findings:
+        return Findings(WELL, kind="primary", system="7", timeline=1 + (target is B))
+
+    old, new = await examine(ORDERS, rows(ORDERS), look)
+    assert (old.well, new.well) == (False, True)
+    assert old.as_json()["steps"][-1] == {
+        "step": "siblings", "ok": False, "ms": 0.0, "advice": ADVICE["siblings"],
+        "said": "split brain: a primary on timeline 1, and there is one on timeline 2",
+    }  # fmt: skip
+
+
+@asyncio_test
 async def test_without_accounts() -> None:
     looks = Looks()
     (only,) = await examined(looks, Resource("bare", Protocol.POSTGRESQL, (A,)))

@@ -167,6 +167,15 @@ async def test_falls_and_returns_are_audited(tmp_path: Path) -> None:
 
 
 @asyncio_test
+async def test_promotions_and_demotions_are_audited(tmp_path: Path) -> None:
+    async with hall(tmp_path) as house:
+        for kind in ("standby", "standby", "primary", "standby"):
+            house.sightings.probed(TWO, A, Findings(kind=kind))
+        told = [(t["event"], t["target"]) for t in house.told()]
+        assert told == [("target.promoted", "a:5432"), ("target.demoted", "a:5432")]
+
+
+@asyncio_test
 async def test_lesser_things_are_told_now_and_then(tmp_path: Path) -> None:
     async with hall(tmp_path) as house:
         for _ in range(100):

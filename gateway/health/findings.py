@@ -56,13 +56,17 @@ Looks = Mapping[Address, Findings]
 """The last look at each target of a resource that answered."""
 
 
-def deposed(looks: Looks, drained: Collection[Address] = ()) -> dict[Address, str]:
+def drained(resource: Resource) -> frozenset[Address]:
+    return frozenset(target.address for target in resource.targets if target.draining)
+
+
+def deposed(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]:
     """Primaries that another one of the same system has overtaken, and the words for it.
 
-    One that is *drained* overtakes nobody: an administrator has chosen.
+    One that stands *apart*, drained, overtakes nobody: an administrator has chosen.
     """
     said = {}
-    counted = {address: look for address, look in looks.items() if address not in drained}
+    counted = {address: look for address, look in looks.items() if address not in apart}
     for address, mine in looks.items():
         newest = max(_rivals(mine, counted), default=None)
         if newest is not None and mine.timeline is not None and newest > mine.timeline:
@@ -73,9 +77,9 @@ def deposed(looks: Looks, drained: Collection[Address] = ()) -> dict[Address, st
     return said
 
 
-def warnings(looks: Looks, drained: Collection[Address] = ()) -> dict[Address, str]:
+def warnings(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]:
     """What is wrong with targets only beside one another."""
-    said = dict(deposed(looks, drained))
+    said = dict(deposed(looks, apart))
     usual = _usual(looks)
     for address, mine in looks.items():
         if mine.system is not None and mine.system != usual:

@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 
 from gateway.contracts import Clock
 from gateway.health import state
-from gateway.health.findings import Findings, Looks, deposed, lag_bytes, warnings
+from gateway.health.findings import Findings, Looks, deposed, drained, lag_bytes, warnings
 from gateway.health.state import Health
 from gateway.model import Address, Resource, Target, TargetKind
 from gateway.routing import Candidate, Seen, ServerKind, State, Wanted, order, peak
@@ -89,7 +89,7 @@ class Sightings:
         return order(resource.targets, wanted, self.seen(resource), self._clock(), seed)
 
     def seen(self, resource: Resource) -> Mapping[Address, Seen]:
-        refused = deposed(self._looks(resource), _drained(resource))
+        refused = deposed(self._looks(resource), drained(resource))
         addresses = (target.address for target in resource.targets)
         return {
             address: self._seen(Spot(resource.name, address), refused.get(address))
@@ -178,7 +178,7 @@ class Sightings:
             spot.address == each.address for each in resource.targets
         ):
             looks[spot.address] = fresh.look
-        return warnings(looks, _drained(resource)).get(spot.address)
+        return warnings(looks, drained(resource)).get(spot.address)
 
     def _looks(self, resource: Resource) -> Looks:
         """In the resource's own order. Also of targets that are down since: an overtaken
@@ -214,14 +214,10 @@ class Sightings:
         self.changed(spot, before, after)
 
 
-def _drained(resource: Resource) -> list[Address]:
-    return [target.address for target in resource.targets if target.draining]
-
-
 def _row(resource: Resource, target: Target, seen: Seen, looks: Looks) -> Row:
     look = looks.get(target.address)
-    drained = ("drained by hand", State.DRAINING.value)
-    why, named = drained if target.draining else (seen.deposed or seen.why, seen.state.value)
+    by_hand = ("drained by hand", State.DRAINING.value)
+    why, named = by_hand if target.draining else (seen.deposed or seen.why, seen.state.value)
     if target.draining and seen.state in (State.DOWN, State.DEGRADED):
         why = f"{why}; {seen.state.value}: {seen.why}"
     return Row(

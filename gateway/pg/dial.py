@@ -18,7 +18,13 @@ from attrs import define, field, frozen
 
 from gateway.certificates import check_name, client_context, tls_server_end_point
 from gateway.contracts import CancelKey, Purpose
-from gateway.errors import ProtocolViolation, Unreachable
+from gateway.errors import (
+    BadParameter,
+    NoSuchDatabase,
+    ProtocolViolation,
+    Refused,
+    Unreachable,
+)
 from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.identity.password import KeyCache
 from gateway.model import Address, Grant, TargetKind, TlsMode
@@ -28,6 +34,11 @@ from gateway.reach import FAILURES, connect, words
 from gateway.wire import Wire
 
 TOO_MANY, WRONG_PASSWORD = "53300", "28P01"
+ITS_OWN = {  # what only the client can mend: it is told, and not to try again in a moment
+    "3D000": NoSuchDatabase,
+    "22023": BadParameter,  # invalid_parameter_value
+    "42704": BadParameter,  # undefined_object: a setting of no known name
+}
 NOT_NOW = frozenset({"57P01", "57P02", "57P03"})  # stopping, crashed, starting or recovering
 CANCELLING = 5.0  # seconds for a cancel request to be delivered; it never gets an answer
 
@@ -98,11 +109,13 @@ class PostgresDialer:
         *parameters* is the start-up message for the target. Those that are down are not tried.
 
         :raises Unreachable: none did; the detail tells what each one said
+        :raises NoSuchDatabase, BadParameter: and one of them for what the client itself wants
         """
         wanted = grant.terms.targets
         prefers = wanted is TargetKind.PREFER_STANDBY
         rounds = (TargetKind.STANDBY, TargetKind.ANY) if prefers else (wanted,)
         failures: dict[Address, str] = {}
+        public: type[Refused] = Unreachable
         for kind in rounds:
             for target in self._order(grant, kind, failures):
                 attempt = _Attempt(grant, target, kind)
@@ -111,10 +124,12 @@ class PostgresDialer:
                         return await self._attempt(attempt, tuple(parameters))
                 except FAILURES as failed:
                     self._blame(attempt, failed)
+                    if isinstance(failed, TargetRefused):
+                        public = ITS_OWN.get(failed.said.sqlstate, public)
                     if not isinstance(failed, WrongKind) or kind is rounds[-1]:
                         failures[target] = words(failed)
         said = (f"{target}: {why}" for target, why in failures.items())
-        raise Unreachable("; ".join(said) or "no target is a standby or a primary that fits")
+        raise public("; ".join(said) or "no target is a standby or a primary that fits")
 
     def _order(
         self, grant: Grant, kind: TargetKind, failures: dict[Address, str]

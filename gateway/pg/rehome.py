@@ -131,8 +131,8 @@ class Home:
         :raises NotRecorded: it cannot have it
         """
         facts = {"from": self.address, "to": arrival.upstream.address, "why": why}
-        resource = self._grant.resource.name
-        self._movers.audit.write("session.moved", session=session_id, resource=resource, **facts)
+        who = {"user": self._grant.identity.user, "resource": self._grant.resource.name}
+        self._movers.audit.write("session.moved", session=session_id, **who, **facts)
         return facts
 
     def move_in(self, arrival: Arrival) -> None:

@@ -226,7 +226,7 @@ class Splice:
             return "the target has said that it is over"
         if self._home is None:
             return "sessions stay at their target"
-        return self._state.pinned
+        return self._state.pinned and f"pinned: {self._state.pinned}"
 
     @property
     def _told_of_the_end(self) -> bool:

@@ -21,6 +21,8 @@ _SQLSTATES: Mapping[type | None, str] = MappingProxyType(
         errors.NotAllowed: "28000",
         errors.TlsRequired: "28000",
         errors.Unreachable: "57P03",
+        errors.NoSuchDatabase: "3D000",
+        errors.BadParameter: "22023",
         errors.LimitReached: "53300",
         errors.ProtocolViolation: "08P01",
         errors.NotRecorded: "58030",

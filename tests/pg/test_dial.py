@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 import trustme
 
-from gateway.errors import Unreachable
+from gateway.errors import BadParameter, NoSuchDatabase, Refused, Unreachable
 from gateway.health import RefusedAccounts, Sightings, Spot
 from gateway.model import Address, TargetKind, TargetTls, Terms, TlsMode
 from gateway.pg import dial, frames
@@ -110,6 +110,28 @@ async def test_a_target_is_reached() -> None:
             assert known_of(seen, target.address).open_sessions == 0
     assert no_secret(target.heard())
     assert repr(KEY.secret) not in repr(upstream)
+
+
+@pytest.mark.parametrize(
+    ("sqlstates", "error"),
+    [
+        ((b"3D000", b"3D000"), NoSuchDatabase),
+        ((b"22023", b"57P03"), BadParameter),
+        ((b"57P03", b"42704"), BadParameter),
+        ((b"57P03", b"28P01"), Unreachable),
+        ((b"42501", b"42501"), Unreachable),
+    ],
+)
+@asyncio_test
+async def test_what_only_the_client_can_mend(
+    sqlstates: tuple[bytes, bytes], error: type[Refused]
+) -> None:
+    async with playing(no(sqlstates[0])) as one, playing(no(sqlstates[1])) as other:
+        with pytest.raises(Refused) as refused:
+            await dialer().dial(granted(one.address, other.address), PARAMETERS)
+        assert type(refused.value) is error
+        assert "no (SQLSTATE" in refused.value.detail
+        assert "SQLSTATE" not in refused.value.public
 
 
 def telling(*answers: bytes) -> Script:

@@ -431,7 +431,7 @@ async def test_a_target_that_dies_while_it_is_left() -> None:
         (["BEGIN", "!INSERT"], "57P01", "a statement was in flight"),
         (["BEGIN", "!COMMIT"], "57P01", "a statement was in flight"),
         (["!INSERT"], "57P01", "a statement was in flight"),
-        (["CREATE TEMP TABLE t (a int)"], "57P01", "temporary tables"),
+        (["CREATE TEMP TABLE t (a int)"], "57P01", "pinned: temporary tables"),
     ],
 )
 @pytest.mark.parametrize("words", [b"", GOODBYE])
@@ -669,6 +669,7 @@ async def test_a_move_is_in_the_audit_log() -> None:
         assert entry == {
             "event": "session.moved",
             "session": "0123456789abcdef",
+            "user": "alice",
             "resource": "orders",
             "from": str(play.old.address),
             "to": str(play.new.address),
