@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -24,16 +24,17 @@ MAX_REMEMBERED = 1024  # bytes of a text whose effects are remembered, 1,024 of 
 
 
 class Does(enum.Enum):
-    """What has an effect; those up to RESET_ALL are undone by a rollback."""
+    """What has an effect; those up to DISCARD_TEMP are undone by a rollback."""
 
     SET = "set"
     LISTEN = "listen"
     UNLISTEN = "unlisten"
     RESET_ALL = "reset all"
+    DISCARD_TEMP = "discard temp"
     PREPARE = "prepare"
     DEALLOCATE = "deallocate"
     DISCARD_ALL = "discard all"
-    DISCARD_TEMP = "discard temp"
+    EXECUTE = "execute"  # what a prepared statement does
     NOTHING = "nothing"
     PIN = "pin"  # what cannot be carried: no tag tells it, so it counts when it is sent
     END = "end"  # of a transaction, perhaps with success
@@ -56,11 +57,15 @@ Effects = tuple[Effect, ...]
 # What neither finds shows in its tag: see gateway.pg.state.
 _plain = re.compile(
     rb"\s*(?:select|insert|update|delete|with|begin|start|merge|values|table|savepoint"
-    rb"|release|show|fetch|move|copy|explain)(?![a-z0-9_$\x80-\xff])"
+    rb"|release|show|fetch|move|copy)(?![a-z0-9_$\x80-\xff])"
 ).match
-# set_config, advisory, temp and a second statement: each sought by its rarest letter.
 _PLAIN_STARTS = frozenset((b"select ", b"insert ", b"update ", b"delete "))  # seen at a glance
-_conceals = re.compile(rb"_(?<=set_)config|v(?<=adv)isory|m(?<=tem)p|;\s*[^\s;]").search
+# What they conceal: names, sought from a rare letter on, escaped ones, and a second statement.
+_conceals = re.compile(
+    rb"_(?:config(?<=set_config)|settings(?<=pg_settings)|connect(?<=dblink_connect)"
+    rb"|session(?<=origin_session))|visory(?<=advisory)|mp(?<=temp)|setseed"
+    rb"|&(?<=u&)[\"']|;\s*[^\s;]"
+).search
 
 
 def look(text: bytes) -> Effects:
@@ -82,6 +87,15 @@ def _effects(text: bytes) -> Effects:
     return tuple(found)
 
 
+def startup_pins(parameters: Mapping[str, str]) -> str:
+    """Why a session that begins with these parameters cannot be moved; "" if it can."""
+    for name, value in parameters.items():
+        plain = value.lower().replace("\\", "")  # which may stand anywhere in ``options``
+        if name.lower() in ("search_path", "options") and "pg_temp" in plain:
+            return _INVISIBLY.name.decode()
+    return ""
+
+
 _remembered = lru_cache(1024)(_effects)
 _looked = lru_cache(1024)(look)
 
@@ -97,14 +111,15 @@ _TOKEN = re.compile(
     rb"""
     (?P<space> \s+ | --[^\n\r]* )
   | (?P<comment> /\* )
-  | (?P<string> [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' )
+  | (?P<string> [eE]'(?:[^'\\]|\\.|'\s*(?:--[^\n\r]*[\n\r]\s*)*')*' | '(?:[^']|'')*' )
   | (?P<dollar> \$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$ )
   | (?P<quoted> "(?:[^"]|"")*" )
+  | (?P<escapes> [uU]&(?=["']) )
   | (?P<word> [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
   | (?P<other> [0-9]+ | . )
     """,
     re.VERBOSE | re.DOTALL,
-)
+)  # an E string goes on in the next line's string, which may have backslashes too
 _COMMENT = re.compile(rb"/\*|\*/")
 
 
@@ -180,8 +195,20 @@ def _statements(text: bytes) -> Iterator[_Statement]:
 
 _NOTHING_SET = Effect(Does.NOTHING, b"SET")
 _TEMPORARY = Effect(Does.PIN, name=b"temporary tables")
+_INVISIBLY = Effect(Does.PIN, name=b"a search_path that makes tables temporary")
 _MAKES = frozenset({b"create", b"replace", b"into", b"local", b"global"})
-_LOCKS = re.compile(rb"pg_(?:try_)?advisory_lock(?:_shared)?")
+_PINS = {  # words that pin wherever they stand
+    b"set_config": b"set_config() of a value that is not in the text",
+    b"u&": b"names that are spelled by escapes",
+    b"setseed": b"the seed of random()",
+    b"dblink_connect": b"connections of dblink",
+    b"dblink_connect_u": b"connections of dblink",
+    b"pg_advisory_lock": b"advisory locks",
+    b"pg_advisory_lock_shared": b"advisory locks",
+    b"pg_try_advisory_lock": b"advisory locks",
+    b"pg_try_advisory_lock_shared": b"advisory locks",
+    b"pg_replication_origin_session_setup": b"replication origins",
+}
 CHARACTERISTICS = b"session characteristics"
 _SPELLINGS = {  # what SET calls otherwise than SHOW does
     (b"time", b"zone"): b"timezone",
@@ -199,23 +226,28 @@ def _of(statement: _Statement) -> Iterator[Effect]:
     if meaning is not None:
         yield from meaning(statement, words)
     elif words[0] == b"select" and (setting := _config(statement, words)) is not None:
-        yield setting
+        yield from setting
         return
     yield from _hidden(words)
 
 
 def _hidden(words: Sequence[bytes]) -> Iterator[Effect]:
+    updates = b"update" in words
     for before, word in pairwise((b"", *words)):
-        if (word in (b"temp", b"temporary") and before in _MAKES) or word == b"pg_temp":
+        if (word in (b"temp", b"temporary") and before in _MAKES) or word[:7] == b"pg_temp":
             if words[-3:] != (b"on", b"commit", b"drop"):
                 yield _TEMPORARY
-        elif word == b"set_config":
-            yield Effect(Does.PIN, name=b"set_config() of a value that is not in the text")
-        elif _LOCKS.fullmatch(word):
-            yield Effect(Does.PIN, name=b"advisory locks")
+        elif word in _PINS:
+            yield Effect(Does.PIN, name=_PINS[word])
+        elif word == b"pg_settings" and updates:
+            yield Effect(Does.PIN, name=b"an update of pg_settings")
+        elif before == b"execute":
+            yield Effect(Does.EXECUTE, name=word)
+        elif (before, word) == (b"begin", b"atomic"):  # in which they are not run, but stored
+            yield Effect(Does.PIN, name=b"statements in the body of a function")
 
 
-def _config(statement: _Statement, words: Sequence[bytes]) -> Effect | None:
+def _config(statement: _Statement, words: Sequence[bytes]) -> Effects | None:
     """``SELECT set_config('name', 'value', false)``, and nothing else."""
     if words[1:4] == (b"pg_catalog", b".", b"set_config"):
         words, at = words[3:], 3
@@ -224,11 +256,23 @@ def _config(statement: _Statement, words: Sequence[bytes]) -> Effect | None:
     if words[:6] != (b"set_config", b"(", b"", b",", b"", b",") or words[7:] != (b")",):
         return None
     name, value = (_literal(statement, at + offset) for offset in (2, 4))
-    if words[6] == b"true":
-        return Effect(Does.NOTHING, b"SELECT 1")
-    if words[6] != b"false" or name is None or value is None:
+    if words[6] not in (b"true", b"false") or name is None or value is None:
         return None
-    return Effect(Does.SET, b"SELECT 1", name.lower(), statement.whole())
+    name, text, tag = name.lower(), statement.whole(), b"SELECT 1"
+    local = words[6] == b"true"
+    done = Effect(Does.NOTHING, tag) if local else Effect(Does.SET, tag, name, text)
+    return *_beyond(name, statement), done
+
+
+def _beyond(name: bytes, statement: _Statement) -> Iterator[Effect]:
+    """What setting *name* leaves behind beside the setting, which may end before."""
+    if name == b"seed":
+        yield Effect(Does.PIN, name=_PINS[b"setseed"])
+    elif name == b"search_path":
+        words, text = statement.words, statement.whole().lower()
+        escaped = any(not word and _literal(statement, at) is None for at, word in enumerate(words))
+        if escaped or b"pg_temp" in text or (b"", b"") in pairwise(words):  # one string in parts
+            yield _INVISIBLY
 
 
 def _literal(statement: _Statement, index: int) -> bytes | None:
@@ -240,24 +284,34 @@ def _literal(statement: _Statement, index: int) -> bytes | None:
 
 def _set(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     rest = words[1:]
-    if rest[:1] == (b"constraints",):
+    keyword = _keyword(rest)
+    if keyword == b"constraints":
         return
-    if rest[:1] in ((b"local",), (b"transaction",)):
+    local = keyword == b"local"
+    name, text = _setting(rest[1:] if local else rest), statement.whole()
+    yield from _beyond(name, statement)
+    if local or keyword == b"transaction":
         yield _NOTHING_SET
         return
-    name, text = _setting(rest), statement.whole()
+    if words[-2:] == (b"from", b"current"):  # which SET LOCAL may have set
+        yield Effect(Does.PIN, name=b"SET FROM CURRENT")
     if name == CHARACTERISTICS:
         name += b" " + text.lower()  # each is a setting of its own
     yield Effect(Does.SET, b"SET", name, text)
 
 
+def _keyword(rest: Sequence[bytes]) -> bytes:
+    """The first word, if it is not the first half of a setting's name, as in ``local.x``."""
+    return b"" if rest[1:2] == (b".",) else b"".join(rest[:1])
+
+
 def _setting(rest: Sequence[bytes]) -> bytes:
     """The name of what ``SET rest`` and ``RESET rest`` are about, in one spelling."""
-    for start in (rest, rest[1:] if rest[:1] == (b"session",) else ()):
-        name = _SPELLINGS.get(tuple(start[:2])) or _SPELLINGS.get(tuple(start[:1]))
+    plain = rest[1:] if _keyword(rest) == b"session" else rest
+    for start in (rest, plain):
+        name = _SPELLINGS.get(tuple(start[:2])) or _SPELLINGS.get((_keyword(start),))
         if name is not None:
             return name
-    plain = rest[1:] if rest[:1] == (b"session",) else rest
     return b"".join(_dotted(plain)).lower()
 
 
@@ -320,6 +374,11 @@ def _declare(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
             return
 
 
+def _anything(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+    """What may commit before it fails: then no tag tells of it."""
+    yield Effect(Does.PIN, name=words[0].upper() + b", which may leave anything")
+
+
 def _end(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     yield Effect(Does.END)
 
@@ -335,4 +394,6 @@ _MEANINGS = {
     b"declare": _declare,
     b"commit": _end,
     b"end": _end,
+    b"call": _anything,
+    b"do": _anything,
 }

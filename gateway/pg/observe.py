@@ -67,7 +67,7 @@ class ClientScanner(Scanner):
                 self._state.queried(
                     data[pos + 5 : pos + frame_length(data, pos + 1)[0]], self.asked
                 )
-        elif kind in b"PCB" or self._state.portals:
+        elif kind in b"PCBF" or self._state.portals:
             if len(data) - pos > 5:
                 self._look(kind, data[pos : pos + 1 + frame_length(data, pos + 1)[0]], self.asked)
             if kind in b"PCB":
@@ -88,12 +88,12 @@ class ClientScanner(Scanner):
 
     def _closed(self, capture: Capture) -> None:
         kind = capture.kind
-        if capture.cut:
+        if capture.cut and kind not in b"BF":  # whose beginning tells what they do
             self._state.give_up("a statement longer than what is recorded of it")
         elif kind == 0x51:
             self._state.queried(bytes(capture.body[:-1]), self.asked - 1)
         else:
-            self._look(kind, capture.frame, self.asked)
+            self._look(kind, capture.frame, self.asked - (kind == 0x46))  # counted by _mark
 
     def _look(self, kind: int, frame: bytes, batch: int) -> None:
         look = _LOOKS.get(kind)
@@ -110,11 +110,25 @@ class ClientScanner(Scanner):
 
 _LOOSE = b"PBDCEH"
 _WATCHFUL = table(stream=b"d", keep=b"DH", mark=b"BPCQEFSXcf")  # while a Bind may matter
+# Functions that leave nothing beyond their transaction: those of large objects, by OID.
+_LARGE_OBJECTS = frozenset(
+    oid.to_bytes(4, "big")
+    for oid in (952, 953, 954, 955, 956, 957, 958, 715, 1004, 3170, 3171, 3172, 964)
+)
+
+
+def _called(state: SessionState, frame: bytes, batch: int) -> None:
+    """A FunctionCall, of any function."""
+    if frame[5:9] not in _LARGE_OBJECTS:
+        state.pin("fast-path function calls", batch)
+
+
 _LOOKS: dict[int, Callable[[SessionState, bytes, int], None]] = {
     ord("P"): SessionState.parsing,
     ord("B"): SessionState.binding,
     ord("E"): SessionState.executing,
     ord("C"): SessionState.closing,
+    ord("F"): _called,
 }
 
 
@@ -181,7 +195,7 @@ class TargetScanner(Scanner):
 
     def _tagged(self, body: bytes) -> None:
         if body:  # else it is still to come
-            self._state.tagged(body.partition(b"\0")[0], self.ready)
+            self._state.tagged(body.partition(b"\0")[0], self.ready, self.status)
 
     def _closed(self, capture: Capture) -> None:
         if capture.kind == 0x5A:

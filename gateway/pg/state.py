@@ -32,12 +32,17 @@ HARMLESS = frozenset(
     b" REV REF REI CLU NOT LOC CHE IMP SEC REA DEC TAB".split()
 )
 _HARMLESS_TOO = frozenset(
-    (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP")
-)
+    (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP",
+     b"COMMIT PREPARED", b"ROLLBACK PREPARED")
+)  # fmt: skip
+_ENCODING = b"client_encoding"
 _KEPT_BY_RESET_ALL = frozenset((b"role", b"session_authorization"))
+_KEPT_BY_DISCARD_ALL = {"the seed of random()", "connections of dblink", "replication origins"}
 _NOT_READ = frozenset(  # encodings in which a byte of ASCII may be half a character
     ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
 )
+_UNDONE = (Does.SET, Does.RESET_ALL, Does.LISTEN, Does.UNLISTEN, Does.DISCARD_TEMP)
+_IDLE = 0x49  # ReadyForQuery's status outside a transaction
 _LOST_TRACK = "answers that fit no question"
 
 
@@ -61,62 +66,43 @@ class SessionState:
     :ivar pending: there is something for :meth:`ready` to do
     :ivar answers: ParseComplete and CloseComplete messages in the present batch
     :ivar effective: prepared statements that have effects
-    :ivar portals: those bound to statements that have effects
+    :ivar portals: those bound to statements that have effects, each with its batch
     """
 
-    __slots__ = (
-        "_channels",
-        "_doubtful",
-        "_failed",
-        "_open",
-        "_pins",
-        "_requests",
-        "_settings",
-        "_size",
-        "_statements",
-        "_unknown",
-        "answers",
-        "effective",
-        "ending",
-        "expected",
-        "pending",
-        "portals",
-        "reported",
-    )
+    __slots__ = ("_begun", "_channels", "_doubtful", "_failed", "_open", "_pins", "_requests",
+                 "_settings", "_size", "_statements", "_unknown", "answers", "effective",
+                 "ending", "expected", "pending", "portals", "reported")  # fmt: skip
 
     def __init__(self, reported: Mapping[str, str] | None = None, pinned: str = "") -> None:
         self.reported = dict(reported or {})
-        self.ending = NEVER if pinned else 0
+        self._unknown = pinned or _illegible(self.reported)  # no state is kept any more
+        self.ending = NEVER if self._unknown else 0
         self.expected: deque[tuple[int, Effect]] = deque()
         self.pending = False
         self.answers = 0
-        self._unknown = pinned  # no state is kept any more
         self._pins: dict[str, int] = {}
         self._settings: dict[bytes, bytes] = {}
         self._channels: dict[bytes, bytes] = {}
         self._statements: dict[bytes, bytes] = {}  # b"" is the unnamed one
         self._requests: deque[tuple[int, bytes, bytes | None]] = deque()  # Parse, or Close: None
-        self.effective: dict[bytes, Effects] = {}  # of statements, and of portals
-        self.portals: dict[bytes, Effects] = {}
-        self._open: list[Effect] = []  # in the transaction that runs
-        self._doubtful: list[Effect] = []  # before a ROLLBACK, perhaps TO SAVEPOINT
+        self.effective: dict[bytes, Effects] = {}
+        self.portals: dict[bytes, tuple[int, Effects]] = {}
+        self._open: list[tuple[int, Effect]] = []  # in the transaction that runs
+        self._doubtful: list[tuple[int, Effect]] = []  # before a ROLLBACK, perhaps TO SAVEPOINT
+        self._begun = -1  # the batch that has begun a transaction, as far as is known
         self._failed = False  # an error came since the last ReadyForQuery
         self._size = 0
 
     @property
     def pinned(self) -> str:
         """Why the session cannot be moved, "" if it can."""
-        if self._unknown:
-            return self._unknown
-        if self.reported.get("standard_conforming_strings") == "off":
-            return "standard_conforming_strings is off"
-        if self.reported.get("client_encoding") in _NOT_READ:
-            return f"client_encoding is {self.reported['client_encoding']}"
-        return ", ".join(self._pins)
+        return self._unknown or ", ".join(self._pins)
 
     def restoration(self) -> Restoration:
+        """The encoding comes first: texts that depend on it were said since it was set."""
+        names = sorted(self._settings, key=_ENCODING.__ne__)
         return Restoration(
-            tuple(self._settings.values()),
+            tuple(self._settings[name] for name in names),
             tuple(self._channels.values()),
             tuple(self._statements.values()),
             dict(self.reported),
@@ -154,15 +140,15 @@ class SessionState:
         portal, _, rest = frame[5:].partition(b"\0")
         effects = self.effective.get(rest.partition(b"\0")[0])
         if effects is not None:
-            self.portals[portal] = effects
+            self.portals[portal] = batch, effects
             self.pending = True
         else:
             self.portals.pop(portal, None)
 
     def executing(self, frame: bytes, batch: int) -> None:
-        effects = self.portals.get(frame[5:].partition(b"\0")[0])
-        if effects is not None:
-            self._announce(effects, batch)
+        bound = self.portals.get(frame[5:].partition(b"\0")[0])
+        if bound is not None:
+            self._announce(bound[1], batch)
 
     def closing(self, frame: bytes, batch: int) -> None:
         """Portals are answered like statements; no statement has the name that stands for them."""
@@ -180,6 +166,10 @@ class SessionState:
                 self.pin(effect.name.decode(), batch)
             elif effect.does is Does.END:
                 self.ending = batch + 1
+            elif effect.does is Does.EXECUTE:
+                if effect.name in self.effective:
+                    self.pin("EXECUTE of a statement that changes the session", batch)
+                    self.ending = batch + 1
             else:
                 self.expected.append((batch, effect))
                 self.pending = True
@@ -215,15 +205,20 @@ class SessionState:
             else:
                 self._size -= OVERHEAD
 
-    def tagged(self, tag: bytes, batch: int) -> None:
-        """A CommandComplete: something came about."""
+    def tagged(self, tag: bytes, batch: int, status: int) -> None:
+        """A CommandComplete: something came about. *status*: before this batch."""
         self._settle(batch)
         expected = self.expected
         if expected and expected[0][0] == batch and expected[0][1].tag == tag:
             self._happened(expected.popleft()[1], batch)
         elif tag == b"COMMIT":
             self._committed(batch)
+        elif tag in (b"BEGIN", b"START TRANSACTION"):
+            self._begun = batch
         elif tag == b"ROLLBACK":
+            if self._open and status == _IDLE and self._begun != batch:
+                # In a pipeline a server may only warn then, and commit.
+                self.give_up("settings before a rollback of no transaction")
             self._doubtful += self._open
             self._open = []
         elif tag == b"PREPARE TRANSACTION":
@@ -243,15 +238,32 @@ class SessionState:
             self._settle(count - 1)
         if self._open or self._doubtful:
             self._transaction(status, count)
-        self._failed = False
+        failed, self._failed = self._failed, False
         expected, requests = self.expected, self._requests
         while expected and expected[0][0] < count:
             expected.popleft()
+            if not failed:
+                self.give_up("a change of the session that was not confirmed")
+        if self.portals and status == _IDLE:
+            self.portals = {name: it for name, it in self.portals.items() if it[0] >= count}
         while requests and requests[0][0] < count:
-            self._size -= len(requests.popleft()[2] or b"") + OVERHEAD
-        if self.portals and status == 0x49:
-            self.portals.clear()
+            self._unanswered(count, *requests.popleft()[1:])
         self.pending = bool(expected or requests or self.portals or self._open or self._doubtful)
+
+    def _unanswered(self, count: int, name: bytes, frame: bytes | None) -> None:
+        """A Parse, or Close, that failed or was skipped: what had the name has it still."""
+        self._size -= len(frame or b"") + OVERHEAD
+        kept = self._statements.get(name)
+        if frame is None or kept is None:
+            return
+        before = _effects_of(kept)
+        if before == _effects_of(frame):
+            return
+        later = self.expected or any(batch >= count for batch, _ in self.portals.values())
+        if name or later:  # what is under way may be the old one's after all
+            self.give_up("a statement that was prepared under a name in use")
+        elif all(name != other for _, other, _ in self._requests):
+            self._prepared(name, before)
 
     def reports(self, body: bytes) -> None:
         """A ParameterStatus.
@@ -262,12 +274,14 @@ class SessionState:
         if name == "client_encoding" and self.reported.get(name) != value and not self._ascii():
             self.give_up("client_encoding changed after texts that depend on it")
         self.reported[name] = value
+        if why := _illegible(self.reported):
+            self.give_up(why)
         if len(self.reported) > MAX_PARAMETERS:
             self.give_up("too many reported settings")
 
     def _transaction(self, status: int, count: int) -> None:
         """Effects that a commit makes last, at the end of a batch."""
-        if status != 0x49:
+        if status != _IDLE:
             if self._doubtful:
                 self.give_up("settings of a transaction that was partly rolled back")
             return
@@ -280,14 +294,14 @@ class SessionState:
     def _committed(self, batch: int) -> None:
         if self._doubtful:
             self.give_up("settings of a transaction that was partly rolled back")
-        for effect in self._open:
-            self._lasts(effect)
+        for since, effect in self._open:
+            self._lasts(effect, since)
         self._open = []
 
     def _happened(self, effect: Effect, batch: int) -> None:
         does, name = effect.does, effect.name
-        if does in (Does.SET, Does.RESET_ALL, Does.LISTEN, Does.UNLISTEN):
-            self._open.append(effect)
+        if does in _UNDONE:
+            self._open.append((batch, effect))
             if len(self._open) > MAX_EXPECTED:
                 self.give_up("too many settings in one transaction")
         elif does is Does.PREPARE:
@@ -297,10 +311,8 @@ class SessionState:
             self._deallocated([name] if name else [known for known in self._statements if known])
         elif does is Does.DISCARD_ALL:
             self._discarded(batch)
-        elif does is Does.DISCARD_TEMP:
-            self._unpin(batch, "temporary tables")
 
-    def _lasts(self, effect: Effect) -> None:
+    def _lasts(self, effect: Effect, batch: int) -> None:
         name, text = effect.name, effect.text
         if effect.does is Does.SET:
             self._size += len(name) + len(text) + OVERHEAD
@@ -313,6 +325,8 @@ class SessionState:
             for channel in [name] if name else list(self._channels):
                 gone = self._channels.pop(channel, None)
                 self._size -= 0 if gone is None else len(channel) + len(gone) + OVERHEAD
+        elif effect.does is Does.DISCARD_TEMP:
+            self._unpin(batch, "temporary tables")
         else:
             for setting in self._settings.keys() - _KEPT_BY_RESET_ALL:
                 self._drop_setting(setting)
@@ -334,7 +348,7 @@ class SessionState:
         self._channels.clear()
         self._open, self._doubtful = [], []
         self._size = sum(len(frame or b"") + OVERHEAD for _, _, frame in self._requests)
-        self._unpin(batch, *self._pins)
+        self._unpin(batch, *(self._pins.keys() - _KEPT_BY_DISCARD_ALL))
 
     def _unpin(self, batch: int, *reasons: str) -> None:
         for why in reasons:
@@ -345,8 +359,10 @@ class SessionState:
         self._size -= len(self._statements.pop(name)) + OVERHEAD
 
     def _ascii(self) -> bool:
-        kept = (*self._settings.values(), *self._statements.values())
-        return all(text.isascii() for text in kept)
+        kept = (*self._settings.values(), *self._channels.values(), *self._statements.values())
+        coming = (effect.text for _, effect in (*self._open, *self._doubtful, *self.expected))
+        asked = (frame or b"" for _, _, frame in self._requests)
+        return all(text.isascii() for text in (*kept, *coming, *asked))
 
     def _grow(self, size: int) -> None:
         self._size += size
@@ -364,3 +380,18 @@ class SessionState:
         self.expected.clear()
         self._open, self._doubtful = [], []
         self._size = 0
+
+
+def _effects_of(frame: bytes) -> Effects:
+    """Those of a prepared statement; of one that SQL has prepared they have come about."""
+    text = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
+    return () if frame[0] == frames.Kind.QUERY else look_again(text)
+
+
+def _illegible(reported: Mapping[str, str]) -> str:
+    """Why texts cannot be read; what they have hidden meanwhile stays hidden."""
+    if reported.get("standard_conforming_strings") == "off":
+        return "standard_conforming_strings is off"
+    if reported.get("client_encoding") in _NOT_READ:
+        return f"client_encoding is {reported['client_encoding']}"
+    return ""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pg.effects import MAX_LOOK, MAX_REMEMBERED, Does, Effect, look
+from gateway.pg.effects import MAX_LOOK, MAX_REMEMBERED, Does, Effect, look, startup_pins
 
 NOTHING = [
     "",
@@ -36,7 +36,14 @@ NOTHING = [
     "SET CONSTRAINTS ALL DEFERRED",
     "DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1",
     "DISCARD PLANS",
-    "DO $$ BEGIN SET x = 1; END $$",  # its tag tells
+    "SELECT name, setting FROM pg_settings WHERE name = 'x'",
+    'SELECT * FROM "pg_catalog"."pg_settings"',
+    "SELECT 'U&\"x\"', $$u&'x'$$ /* u&'x' */ -- U&\"x\"",
+    "SELECT fu&'5', u & '5' FROM t",
+    "SELECT setseeds FROM fields",
+    "SELECT E'a'\n'\\'; SET x = 1 --'",
+    "SELECT E'a' -- more\n  -- of it\r '\\'; SET x = 1 --'",
+    "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING",
     "SELCT 1",
     "LISTEN",
     "DEALLOCATE",
@@ -57,6 +64,13 @@ def test_nothing_is_left(text: str) -> None:
         ("set X to 'a;b'", "x"),
         ("SET SESSION x = 1", "x"),
         ("SET my.app.User = 'alice'", "my.app.user"),
+        ("SET local.user = 'alice'", "local.user"),
+        ('SET "transaction".id = 1', "transaction.id"),
+        ("SET constraints.on = 1", "constraints.on"),
+        ("SET schema . tenant = 'a'", "schema.tenant"),
+        ("SET SESSION schema.tenant = 'a'", "schema.tenant"),
+        ("SET names.x = 'a'", "names.x"),
+        ("SET search_path = 'private', \"$user\"", "search_path"),
         ('SET "My.App" = 1', "my.app"),
         ("SET search_path = a, b", "search_path"),
         ("SET SCHEMA 'a'", "search_path"),
@@ -84,13 +98,18 @@ def test_settings(text: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [("RESET x", "x"), ("RESET TIME ZONE", "timezone"), ("RESET ROLE", "role"),
-     ("RESET SESSION AUTHORIZATION", "session_authorization"), ("RESET a.b", "a.b")],
+     ("RESET SESSION AUTHORIZATION", "session_authorization"), ("RESET a.b", "a.b"),
+     ("RESET schema.tenant", "schema.tenant")],
 )  # fmt: skip
 def test_a_reset_is_a_setting(text: str, name: str) -> None:
     assert look(text.encode()) == (Effect(Does.SET, b"RESET", name.encode(), text.encode()),)
 
 
-@pytest.mark.parametrize("text", ["SET LOCAL x = 1", "SET TRANSACTION READ ONLY"])
+@pytest.mark.parametrize(
+    "text",
+    ["SET LOCAL x = 1", "SET TRANSACTION READ ONLY", "SET LOCAL local.x = 1",
+     "SET LOCAL search_path = a", "SET LOCAL SCHEMA 'a'", "SET LOCAL x FROM CURRENT"],
+)  # fmt: skip
 def test_what_ends_with_its_transaction(text: str) -> None:
     assert look(text.encode()) == (Effect(Does.NOTHING, b"SET"),)
 
@@ -116,6 +135,9 @@ def test_what_ends_with_its_transaction(text: str) -> None:
         ("END WORK", Does.END, "", ""),
         ("COMMIT AND CHAIN", Does.END, "", ""),
         ("PREPARE TRANSACTION 'x'", Does.END, "", ""),
+        ("EXECUTE p (1)", Does.EXECUTE, "", "p"),
+        ('EXPLAIN ANALYZE EXECUTE "P"', Does.EXECUTE, "", "P"),
+        ("CREATE TABLE t AS EXECUTE p", Does.EXECUTE, "", "p"),
     ],
 )
 def test_what_counts(text: str, does: Does, tag: str, name: str) -> None:
@@ -135,6 +157,9 @@ def test_what_counts(text: str, does: Does, tag: str, name: str) -> None:
         ("CREATE TABLE pg_temp.t (a int)", "temporary tables"),
         ('CREATE TABLE "pg_temp".t (a int)', "temporary tables"),
         ("EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "temporary tables"),
+        ("CREATE TABLE pg_temp_3.t (a int)", "temporary tables"),
+        ("SELECT * INTO pg_temp.t FROM u", "temporary tables"),
+        ("CREATE SCHEMA s CREATE TEMP TABLE t (a int)", "temporary tables"),
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "cursors WITH HOLD"),
         ("SELECT pg_advisory_lock(1)", "advisory locks"),
         ("select PG_TRY_ADVISORY_LOCK(1)", "advisory locks"),
@@ -144,6 +169,36 @@ def test_what_counts(text: str, does: Does, tag: str, name: str) -> None:
         ("SELECT set_config('a.b', $1, false)", "set_config() of"),
         ("SELECT set_config('a.b', 'c', false), 1", "set_config() of"),
         ("SELECT set_config(E'a\\x62', 'c', false)", "set_config() of"),
+        ("SELECT set_config(E'search\\x5fpath', 'c', true)", "set_config() of"),
+        ("SELECT set_config('search_path', E'pg\\x5ftemp', true)", "set_config() of"),
+        ("SELECT \"set_config\"('a.b', $1, false)", "set_config() of"),
+        ("UPDATE pg_settings SET setting = 'off' WHERE name = 'x'", "pg_settings"),
+        ('update pg_catalog."pg_settings" set setting = 1', "pg_settings"),
+        ("PREPARE p AS UPDATE pg_settings SET setting = $1", "pg_settings"),
+        ("EXPLAIN ANALYZE UPDATE pg_settings SET setting = 1", "pg_settings"),
+        ("SELECT 1; UPDATE pg_settings SET setting = 1", "pg_settings"),
+        ("SELECT U&\"set\\005fconfig\"('a', 'b', false)", "spelled by escapes"),
+        ('SELECT * FROM t, u&"\\0070g_temp".t', "spelled by escapes"),
+        ("SELECT U&'\\0041'", "spelled by escapes"),
+        ("SET x = U&'\\0041'", "spelled by escapes"),
+        ("SELECT setseed(0.5)", "seed of random()"),
+        ('SELECT pg_catalog."setseed"(0.5)', "seed of random()"),
+        ("SET seed = 0.5", "seed of random()"),
+        ("SELECT set_config('seed', '0.5', false)", "seed of random()"),
+        ("SELECT dblink_connect('c', 'dbname=x')", "connections of dblink"),
+        ("SELECT * FROM public.dblink_connect_u('dbname=x')", "connections of dblink"),
+        ("SELECT pg_replication_origin_session_setup('o')", "origins"),
+        ("SET x FROM CURRENT", "FROM CURRENT"),
+        ("BEGIN; SET LOCAL x = 1; SET SESSION x FROM CURRENT; COMMIT", "FROM CURRENT"),
+        ("CALL p()", "CALL, which may leave anything"),
+        ("call p()", "CALL, which may leave anything"),
+        ("DO $$ BEGIN SET x = 1; END $$", "DO, which may leave anything"),
+        ("SELECT 1; CALL p(); SELECT 2", "CALL, which may leave anything"),
+        (
+            "CREATE FUNCTION f() RETURNS text BEGIN ATOMIC SELECT 1;"
+            " SELECT set_config('a', 'b', false); END",
+            "body",
+        ),
         ("SELECT * FROM t WHERE set_config('a.b', c, false) = ''", "set_config() of"),
         ("SELECT 1;" + " " * MAX_LOOK + "SELECT 2", "too long"),
     ],
@@ -153,11 +208,66 @@ def test_what_pins(text: str, why: str) -> None:
     assert any(each.does is Does.PIN and why.encode() in each.name for each in effects)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET search_path = pg_temp, public",
+        "SET search_path = 'pg_temp'",
+        'SET search_path TO "pg_temp"',
+        "SET search_path = 'public', 'PG_Temp'",
+        "SET search_path = '\"pg_temp\"'",
+        "SET search_path = pg_temp_3",
+        "SET search_path = $$pg_temp$$",
+        "SET search_path = E'pg\\x5ftemp'",
+        "SET search_path = 'pg_'\n'temp'",
+        "SET SESSION search_path = 'pg_temp'",
+        "SET LOCAL search_path = 'pg_temp'",
+        "SET LOCAL search_path = e'pg\\x5ftemp'",
+        "SET SCHEMA 'pg_temp'",
+        "SET LOCAL SCHEMA 'pg_temp'",
+        "SET SCHEMA E'pg\\137temp'",
+        "SELECT set_config('search_path', 'pg_temp', false)",
+        "SELECT set_config('Search_Path', 'a, \"pg_temp\"', true)",
+        "SELECT pg_catalog.set_config('search_path', 'pg_temp', true)",
+        "BEGIN; SELECT 1; SET LOCAL search_path = 'pg_temp'; COMMIT",
+    ],
+)
+def test_a_search_path_that_makes_tables_temporary_pins(text: str) -> None:
+    why = b"a search_path that makes tables temporary"
+    assert Effect(Does.PIN, name=why) in look(text.encode())
+
+
+def test_other_search_paths_do_not_pin() -> None:
+    for text in (b"SET search_path = 'private', e", b"SELECT set_config('search_path', '', false)"):
+        assert [each.does for each in look(text)] == [Does.SET]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"search_path": "pg_temp"},
+        {"SEARCH_PATH": '"PG_TEMP", public'},
+        {"user": "u", "options": "-c search_path=pg_temp,public"},
+        {"Options": "--search-path=pg_temp"},
+        {"options": "-csearch_path=pg\\_temp"},
+    ],
+)
+def test_a_session_that_starts_among_temporary_tables_is_pinned(parameters) -> None:
+    assert startup_pins(parameters) == "a search_path that makes tables temporary"
+
+
+def test_other_sessions_start_free() -> None:
+    assert startup_pins({}) == ""
+    assert startup_pins({"user": "pg_temp", "search_path": "a", "options": "-c geqo=off"}) == ""
+
+
 @pytest.mark.parametrize("schema", ["", "pg_catalog."])
 def test_a_constant_set_config_is_a_setting(schema: str) -> None:
     text = f"SELECT {schema}set_config('Search_Path', 'it''s', false)".encode()
     assert look(text) == (Effect(Does.SET, b"SELECT 1", b"search_path", text),)
     assert look(text.replace(b"false", b"true")) == (Effect(Does.NOTHING, b"SELECT 1"),)
+    quoted = text.replace(b"set_config", b'"set_config"')
+    assert look(quoted) == (Effect(Does.SET, b"SELECT 1", b"search_path", quoted),)
 
 
 def test_effects_come_in_order() -> None:
@@ -174,3 +284,17 @@ def test_a_long_text_is_looked_at_like_a_short_one() -> None:
 def test_no_text_is_too_odd(text: bytes) -> None:
     assert look(text) == look(text)
     assert look(b"SET x = 1; " + text)[0].does is Does.SET
+
+
+PIECES = [b"set_config", b"pg_temp", b"into", b"temp", b"U&", b"u", b"&", b'"', b"'", b"E'", b"$$",
+          b";", b" ", b"\n", b"\\", b"/*", b"*/", b"--", b"update", b"pg_settings", b"setseed",
+          b"pg_advisory_lock", b"dblink_connect", b"call", b"(", b"."]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+def test_the_first_look_passes_by_nothing_that_pins(text: bytes) -> None:
+    """In parentheses a statement is always cut into words."""
+    quick, slow = look(b"SELECT 1 " + text), look(b"(SELECT 1) " + text)
+    assert [each for each in quick if each.does is Does.PIN] == [
+        each for each in slow if each.does is Does.PIN
+    ]

@@ -32,8 +32,12 @@ def bind(name: str = "", portal: str = "") -> bytes:
     return frame("B", portal, name, b"\0" * 6)
 
 
-def execute(portal: str = "") -> bytes:
-    return frame("E", portal, b"\0" * 4)
+def execute(portal: str = "", rows: int = 0) -> bytes:
+    return frame("E", portal, struct.pack(">I", rows))
+
+
+def call(function: int) -> bytes:
+    return frame("F", struct.pack(">I", function), b"\0" * 6)
 
 
 def close(name: str, what: str = "S") -> bytes:
@@ -167,9 +171,34 @@ def test_extended_messages_set_too(session: Session) -> None:
     for portal in ("", "p"):
         session.turn(bind("s", portal) + execute(portal) + SYNC, BOUND + done("SET") + I)
     assert session.settings == (b"SET a = 1", b"SET b = 1")
-    session.turn(parse("SELECT 1", "s") + SYNC, ERROR + I)
-    session.turn(bind() + execute() + SYNC, BOUND + done("SELECT 1") + I)
+    session.turn(bind() + execute() + SYNC, ERROR + I)
+    assert session.settings == (b"SET a = 1", b"SET b = 1")
     assert session.state.pinned == ""
+
+
+def test_what_was_announced_and_never_came_pins(session: Session) -> None:
+    """As when a portal is left suspended: its rows have come, its tag has not."""
+    asked = parse("SELECT set_config('a', 'b', false)") + bind() + execute(rows=1) + SYNC
+    session.turn(asked, PARSED + BOUND + frame("D", b"\0\1\0\0\0\1b") + frame("s") + I)
+    assert session.state.pinned == "a change of the session that was not confirmed"
+    assert not session.state.expected
+
+
+@pytest.mark.parametrize(("tag", "kept"), [("COMMIT", True), ("ROLLBACK", False)])
+def test_transactions_in_one_batch_of_extended_messages(session: Session, tag, kept) -> None:
+    texts = ("BEGIN", "SET a = 1", tag)
+    session.ask(b"".join(parse(text) + bind() + execute() for text in texts) + SYNC)
+    session.get(b"".join(PARSED + BOUND + done(text.split()[0]) for text in texts) + I)
+    assert session.settings == ((b"SET a = 1",) if kept else ())
+    assert session.state.pinned == ""
+
+
+def test_a_rollback_of_no_transaction_may_undo_nothing(session: Session) -> None:
+    """In a pipeline a server without implicit blocks there only warns, and commits."""
+    texts = ("SET a = 1", "ROLLBACK")
+    session.ask(b"".join(parse(text) + bind() + execute() for text in texts) + SYNC)
+    session.get(b"".join(PARSED + BOUND + done(text.split()[0]) for text in texts) + I)
+    assert session.state.pinned == "settings before a rollback of no transaction"
 
 
 def test_pipelined_batches_are_kept_apart(session: Session) -> None:
@@ -184,7 +213,7 @@ def test_what_comes_unannounced_pins(session: Session) -> None:
     assert session.state.pinned.startswith("SET, ")
 
 
-@pytest.mark.parametrize("tag", ["DO", "CALL", "LOAD", "FROBNICATE"])
+@pytest.mark.parametrize("tag", ["LOAD", "FROBNICATE"])
 def test_what_may_leave_anything_pins_when_it_is_done(session: Session, tag: str) -> None:
     session.turn(f"{tag} x", ERROR + I)
     assert session.state.pinned == ""
@@ -193,8 +222,28 @@ def test_what_may_leave_anything_pins_when_it_is_done(session: Session, tag: str
     assert session.state.restoration().settings == ()
 
 
+@pytest.mark.parametrize("tag", ["DO", "CALL"])
+@pytest.mark.parametrize(
+    "sent",
+    [query, lambda text: query(f"SELECT 1; {text}; SELECT 2"), lambda text: parse(text) + bind()
+     + execute() + SYNC],
+    ids=["alone", "among others", "extended"],
+)  # fmt: skip
+def test_what_may_commit_before_it_fails_pins_when_it_is_sent(session, tag: str, sent) -> None:
+    said = f"{tag}, which may leave anything"
+    session.ask(sent(f"{tag} x"))
+    assert session.state.pinned == said
+    session.get(ERROR + I)
+    assert session.state.pinned == said
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+    session.turn(f"{tag} x", done(tag) + I)
+    assert session.state.pinned == said
+
+
 @pytest.mark.parametrize("tag", ["CREATE TABLE", "COMMENT", "SET CONSTRAINTS", "DISCARD PLANS",
-                                 "DECLARE CURSOR", "NOTIFY", "VACUUM"])  # fmt: skip
+                                 "DECLARE CURSOR", "NOTIFY", "VACUUM", "COMMIT PREPARED",
+                                 "ROLLBACK PREPARED"])  # fmt: skip
 def test_other_tags_are_harmless(session: Session, tag: str) -> None:
     session.turn("x", done(tag) + I)
     assert session.state.pinned == ""
@@ -218,6 +267,110 @@ def test_a_pin_counts_at_once_and_goes_with_discard(session: Session) -> None:
     assert session.state.pinned == ""
 
 
+@pytest.mark.parametrize(
+    "text", ["SELECT setseed(0.5)", "SELECT dblink_connect('c', '')", "SET seed = 1",
+             "SELECT pg_replication_origin_session_setup('o')"],
+)  # fmt: skip
+def test_what_discard_all_leaves_pins_for_good(session: Session, text: str) -> None:
+    session.turn(text, done("SELECT 1" if text[:4] == "SELE" else "SET") + I)
+    assert session.state.pinned
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned
+
+
+def test_a_search_path_may_make_more_temporary_tables(session: Session) -> None:
+    session.turn("SET search_path = 'pg_temp'", done("SET") + I)
+    session.turn("DISCARD TEMP", done("DISCARD TEMP") + I)
+    assert session.state.pinned == "a search_path that makes tables temporary"
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+
+
+TEMPORARY = ("CREATE TEMP TABLE t (a int)", "CREATE TABLE")
+DISCARD = ("DISCARD TEMP", "DISCARD TEMP")
+
+
+@pytest.mark.parametrize(
+    ("turns", "pinned"),
+    [
+        ([("BEGIN", "BEGIN", T), (*DISCARD, T), ("ROLLBACK", "ROLLBACK", I)], True),
+        ([("BEGIN", "BEGIN", T), (*DISCARD, T)], True),
+        ([("BEGIN", "BEGIN", T), (*DISCARD, T), ("COMMIT", "COMMIT", I)], False),
+        ([("BEGIN", "BEGIN", T), (*DISCARD, T), (*TEMPORARY, T), ("COMMIT", "COMMIT", I)], True),
+        ([("BEGIN", "BEGIN", T), (*TEMPORARY, T), (*DISCARD, T), ("COMMIT", "COMMIT", I)], False),
+        ([("BEGIN", "BEGIN", T), (*DISCARD, T), ("x", "", E), ("COMMIT", "ROLLBACK", I)], True),
+        ([(*DISCARD, I)], False),
+        ([(*DISCARD, I), (*TEMPORARY, I)], True),
+    ],
+)
+def test_temporary_tables_are_gone_when_it_is_committed(session: Session, turns, pinned) -> None:
+    session.turn(TEMPORARY[0], done(TEMPORARY[1]) + I)
+    for asked, tag, status in turns:
+        session.turn(asked, (done(tag) if tag else ERROR) + status)
+    assert session.state.pinned == ("temporary tables" if pinned else "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ("DISCARD TEMP; CREATE TEMP TABLE u (a int)", done("DISCARD TEMP", "CREATE TABLE") + I),
+        ("BEGIN; DISCARD TEMP; CREATE TEMP TABLE u (a int); COMMIT",
+         done("BEGIN", "DISCARD TEMP", "CREATE TABLE", "COMMIT") + I),
+        ("BEGIN; DISCARD TEMP; ROLLBACK", done("BEGIN", "DISCARD TEMP", "ROLLBACK") + I),
+        ("DISCARD TEMP; SELECT 1/0", done("DISCARD TEMP") + ERROR + I),
+    ],
+)  # fmt: skip
+def test_temporary_tables_of_the_same_batch_stay(session: Session, asked: str, got: bytes) -> None:
+    session.turn(TEMPORARY[0], done(TEMPORARY[1]) + I)
+    session.turn(asked, got)
+    assert session.state.pinned == "temporary tables"
+
+
+def test_half_of_a_transaction_may_bring_temporary_tables_back(session: Session) -> None:
+    session.turn("BEGIN", done("BEGIN") + T)
+    session.turn("SAVEPOINT s", done("SAVEPOINT") + T)
+    session.turn("DISCARD TEMP", done("DISCARD TEMP") + T)
+    session.turn("ROLLBACK TO s", done("ROLLBACK") + T)
+    session.turn("COMMIT", done("COMMIT") + I)
+    assert "partly rolled back" in session.state.pinned
+
+
+def test_fast_path_calls_pin_except_of_large_objects(session: Session) -> None:
+    for function in (952, 953, 954, 955, 956, 957, 958, 715, 1004, 3170, 3171, 3172, 964):
+        session.turn(call(function), frame("V", b"\0" * 8) + I)
+    assert session.state.pinned == ""
+    session.ask(call(2078))  # set_config
+    assert session.state.pinned == "fast-path function calls"
+    session.get(ERROR + I)
+    assert session.state.pinned == "fast-path function calls"
+    session.ask(query("DISCARD ALL") + call(2880))
+    session.get(done("DISCARD ALL") + I + frame("V", b"\0" * 8) + I)
+    assert session.state.pinned == "fast-path function calls"
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+
+
+@pytest.mark.parametrize("body", [b"", b"\3", b"\3\xb8", b"\0\3\xb8"])
+def test_fast_path_calls_of_who_knows_what_pin(session: Session, body: bytes) -> None:
+    session.ask(frame("F", body) + query("SELECT 1"))
+    assert session.state.pinned == "fast-path function calls"
+
+
+def test_long_arguments_do_not_pin() -> None:
+    """Of a message that is too long to be kept whole, the beginning tells what it does."""
+    session = Session(10_000)
+    session.turn(parse("SELECT 1", "s") + parse("COMMIT", "c") + SYNC, PARSED * 2 + I)
+    session.ask(frame("F", struct.pack(">I", 955), bytes(CAPTURE)))
+    session.ask(frame("B", "", "s", bytes(CAPTURE)) + execute() + SYNC)
+    session.get(frame("V", b"\0" * 8) + I + BOUND + done("SELECT 1") + I)
+    assert session.state.pinned == ""
+    assert session.state.ending == 0
+    session.ask(frame("B", "", "c", bytes(CAPTURE)) + execute() + SYNC)
+    assert session.state.ending > session.target.ready
+    session.ask(frame("F", struct.pack(">I", 2078), bytes(CAPTURE)))
+    assert session.state.pinned == "fast-path function calls"
+
+
 def test_a_prepared_pin_counts_when_it_runs(session: Session) -> None:
     session.turn(parse("SELECT pg_advisory_lock($1)", "s") + SYNC, PARSED + I)
     assert session.state.pinned == ""
@@ -225,14 +378,39 @@ def test_a_prepared_pin_counts_when_it_runs(session: Session) -> None:
     assert session.state.pinned == "advisory locks"
 
 
+def test_a_portal_may_be_run_long_after_it_was_bound(session: Session) -> None:
+    session.turn(parse("SELECT pg_advisory_lock($1)", "s") + SYNC, PARSED + I)
+    session.ask(query("SELECT 1") + bind("s", "p") + frame("H"))
+    session.get(done("SELECT 1") + I + BOUND)
+    session.ask(execute("p") + SYNC)
+    assert session.state.pinned == "advisory locks"
+
+
+def test_what_a_prepared_statement_does_it_also_does_by_execute(session: Session) -> None:
+    session.turn(parse("SELECT 1", "s") + parse("SELECT pg_advisory_lock(1)", "l")
+                 + parse("COMMIT", "c") + SYNC, PARSED * 3 + I)  # fmt: skip
+    session.turn("EXECUTE s", done("SELECT 1") + I)
+    assert (session.state.pinned, session.state.ending) == ("", 0)
+    session.ask(query("EXPLAIN ANALYZE EXECUTE l"))
+    assert session.state.pinned.startswith("EXECUTE of")
+    assert session.state.ending > session.target.ready
+
+
 def test_backslashes_that_may_end_strings_pin() -> None:
     assert Session(standard_conforming_strings="on").state.pinned == ""
     assert Session(standard_conforming_strings="off").state.pinned
+    session = Session(standard_conforming_strings="on")
+    session.get(frames.parameter_status("standard_conforming_strings", "off"))
+    session.get(frames.parameter_status("standard_conforming_strings", "on"))
+    assert session.state.pinned == "standard_conforming_strings is off"  # and hid what it hid
 
 
 def test_encodings_that_cannot_be_read_pin() -> None:
     assert Session(client_encoding="UTF8").state.pinned == ""
-    assert Session(client_encoding="SJIS").state.pinned == "client_encoding is SJIS"
+    session = Session(client_encoding="SJIS")
+    assert session.state.pinned == "client_encoding is SJIS"
+    session.get(frames.parameter_status("client_encoding", "UTF8"))
+    assert session.state.pinned == "client_encoding is SJIS"
 
 
 def test_who_is_pinned_from_the_beginning() -> None:
@@ -269,6 +447,71 @@ def test_a_statement_that_failed_is_not_prepared(session: Session) -> None:
                  PARSED + ERROR + I)  # fmt: skip
     assert session.statements == (good,)
     assert session.state.pinned == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("SET a = 1", "SELECT 1"), ("SELECT pg_advisory_lock(1)", "SELECT 1"),
+     ("SELECT 1", "SET a = 1"), ("SET a = 1", "SET b = 1"), ("COMMIT", "SELECT 1")],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [b"", bind("nobody"), close("s")], ids=["", "skip", "close"])
+def test_a_name_whose_statement_was_not_replaced(session: Session, old, new, before) -> None:
+    """What was sent behind it has been looked at as if it had been."""
+    session.turn(parse(old, "s") + SYNC, PARSED + I)
+    session.ask((bind("nobody") if before else b"") + before + parse(new, "s") + SYNC)
+    session.get(ERROR + I)
+    assert session.state.pinned == "a statement that was prepared under a name in use"
+    assert not session.state.effective
+
+
+def test_names_that_mean_the_same_still(session: Session) -> None:
+    session.turn(parse("COMMIT", "c") + parse("SELECT 1", "s") + SYNC, PARSED * 2 + I)
+    session.turn(parse("COMMIT", "c") + parse("SELECT 2", "s") + SYNC, ERROR + I)
+    session.turn(parse("SET a = 1", "free") + SYNC, ERROR + I)
+    session.turn(close("c") + parse("SELECT 1", "c") + SYNC, CLOSED + ERROR + I)
+    assert session.state.pinned == ""
+    session.turn("PREPARE q AS SELECT 1", done("PREPARE") + I)
+    session.turn(parse("SELECT 2", "q") + SYNC, ERROR + I)
+    assert session.state.pinned == ""
+    session.turn(parse("SET a = 1", "q") + SYNC, ERROR + I)
+    assert "name in use" in session.state.pinned
+
+
+def test_the_unnamed_statement_may_outlive_what_was_to_replace_it(session: Session) -> None:
+    session.turn(parse("SELECT pg_advisory_lock(1)") + SYNC, PARSED + I)
+    session.turn(bind("nobody") + parse("SELECT 1") + SYNC, ERROR + I)  # the Parse is skipped
+    assert session.state.pinned == ""
+    session.ask(bind() + execute())
+    assert session.state.pinned == "advisory locks"
+
+
+def test_the_unnamed_statement_that_was_sent_last_counts(session: Session) -> None:
+    session.turn(parse("SELECT 1") + SYNC, PARSED + I)
+    session.ask(parse("SELCT") + SYNC + parse("SELECT pg_advisory_lock(1)"))
+    session.get(ERROR + I)
+    session.ask(bind() + execute() + SYNC)
+    assert session.state.pinned == "advisory locks"
+    session.get(PARSED + BOUND + done("SELECT 1") + I)
+
+
+def test_errors_after_settings_do_not_pin(session: Session) -> None:
+    """As drivers have it that use the unnamed statement for everything."""
+    for text, status in (("BEGIN", T), ("SET a = 1", T), ("SELCT", E), ("ROLLBACK", I),
+                         ("COMMIT", I)):  # fmt: skip
+        if text == "SELCT":
+            session.turn(parse(text) + SYNC, ERROR + status)
+        else:
+            session.turn(parse(text) + bind() + execute() + SYNC,
+                         PARSED + BOUND + done(text.split()[0]) + status)  # fmt: skip
+    session.turn(parse("SELCT") + bind() + execute() + SYNC, ERROR + I)
+    assert (session.state.pinned, session.settings) == ("", ())
+
+
+def test_what_ran_meanwhile_may_have_been_the_old_unnamed_statement(session: Session) -> None:
+    session.turn(parse("SET a = 1") + SYNC, PARSED + I)
+    session.ask(bind("nobody") + parse("SET b = 1") + SYNC + bind() + execute() + SYNC)
+    session.get(ERROR + I + BOUND + done("SET") + I)
+    assert session.state.pinned == "a statement that was prepared under a name in use"
 
 
 def test_the_unnamed_statement_lives_until_a_query(session: Session) -> None:
@@ -350,6 +593,28 @@ def test_texts_that_depend_on_an_encoding_pin_when_it_changes(session: Session) 
     assert "client_encoding" in session.state.pinned
 
 
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [('LISTEN "é"', done("LISTEN") + I)],
+        [("BEGIN", done("BEGIN") + T), ("SET b = 'é'", done("SET") + T)],
+        [(parse("SELECT 'é'"), frame("n"))],  # which is still to be answered
+    ],
+)
+def test_all_kept_texts_depend_on_their_encoding(session: Session, turns) -> None:
+    session.get(frames.parameter_status("client_encoding", "UTF8"))
+    for asked, got in turns:
+        session.turn(asked, got)
+    session.get(frames.parameter_status("client_encoding", "LATIN1"))
+    assert "client_encoding" in session.state.pinned
+
+
+def test_texts_are_said_again_in_their_encoding(session: Session) -> None:
+    for text in ("SET a = 1", "SET NAMES 'UTF8'", "SET b = 'é'", "SET NAMES 'UTF8'"):
+        session.turn(text, done("SET") + I)
+    assert session.settings == (b"SET NAMES 'UTF8'", b"SET a = 1", "SET b = 'é'".encode())
+
+
 def test_a_malformed_report_is_a_violation(session: Session) -> None:
     with pytest.raises(ProtocolViolation):
         session.get(frame("S", b"no end"))
@@ -422,7 +687,7 @@ def test_answers_to_nothing_pin(session: Session, answer: bytes) -> None:
 
 
 def test_malformed_frames_do_no_harm(session: Session) -> None:
-    for kind in "PQBEC":
+    for kind in "PQBECF":
         session.ask(frame(kind, b"no end"))
         session.ask(frame(kind))
     session.ask(parse("SET a = 1"))
