@@ -121,6 +121,7 @@ SANS_IO = [
     "pg/observe.py",
     "pg/scan.py",
     "pg/state.py",
+    "pg/statements.py",
     "pg/words.py",
     "ssh/files.py",
     "ssh/messages.py",

@@ -16,6 +16,7 @@ from gateway.pg import frames, words
 from gateway.pg.cancel import CancelKeys
 from gateway.pg.channel import channel
 from gateway.pg.dial import Upstream
+from gateway.pg.effects import startup_pins
 from gateway.pg.frames import Authentication, FrameReader
 from gateway.pg.login import parse_login, target_parameters
 from gateway.pg.pump import Pump
@@ -189,7 +190,9 @@ class PostgresEdge:
         """What keeps a session at its target from the beginning."""
         if grant.ask.replication:
             return "replication"
-        return "" if upstream.system else "the target does not tell whose data it has"
+        if not upstream.system:
+            return "the target does not tell whose data it has"
+        return startup_pins(self._parameters)
 
     def _sides(self, upstream: Upstream) -> Sides:
         return Sides(

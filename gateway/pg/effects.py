@@ -19,6 +19,8 @@ from itertools import pairwise
 
 from attrs import frozen
 
+from gateway.pg.statements import Statement, statements
+
 MAX_LOOK = 64 << 10  # bytes of a text that are cut into words: a millisecond or two
 MAX_REMEMBERED = 1024  # bytes of a text whose effects are remembered, 1,024 of them
 
@@ -82,7 +84,7 @@ def _effects(text: bytes) -> Effects:
     if len(text) > MAX_LOOK:
         return (Effect(Does.PIN, name=b"a statement too long to be looked into"),)
     found: list[Effect] = []
-    for statement in _statements(text):
+    for statement in statements(text):
         found += _of(statement)
     return tuple(found)
 
@@ -104,94 +106,6 @@ def look_again(text: bytes) -> Effects:
     """The same for texts that come again and again, as those of prepared statements do."""
     return look(text) if len(text) > MAX_REMEMBERED else _looked(text)
 
-
-# -- words ---------------------------------------------------------------------------------
-
-_TOKEN = re.compile(
-    rb"""
-    (?P<space> \s+ | --[^\n\r]* )
-  | (?P<comment> /\* )
-  | (?P<string> [eE]'(?:[^'\\]|\\.|'\s*(?:--[^\n\r]*[\n\r]\s*)*')*' | '(?:[^']|'')*' )
-  | (?P<dollar> \$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$ )
-  | (?P<quoted> "(?:[^"]|"")*" )
-  | (?P<escapes> [uU]&(?=["']) )
-  | (?P<word> [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
-  | (?P<other> [0-9]+ | . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)  # an E string goes on in the next line's string, which may have backslashes too
-_COMMENT = re.compile(rb"/\*|\*/")
-
-
-@frozen
-class _Token:
-    """``word`` as PostgreSQL compares it: folded, or without its quotes; b"" for a string."""
-
-    word: bytes
-    start: int
-    end: int
-    quoted: bool = False
-
-
-@frozen
-class _Statement:
-    text: bytes
-    tokens: Sequence[_Token]
-
-    @property
-    def words(self) -> tuple[bytes, ...]:
-        return tuple(token.word for token in self.tokens)
-
-    def whole(self) -> bytes:
-        return self.text[self.tokens[0].start : self.tokens[-1].end]
-
-
-def _tokens(text: bytes) -> Iterator[_Token]:
-    pos, end = 0, len(text)
-    while pos < end:
-        found = _TOKEN.match(text, pos)
-        assert found is not None  # ``.`` matches whatever is left
-        start, pos, kind = pos, found.end(), found.lastgroup
-        if kind == "comment":
-            pos = _comment_end(text, pos)
-        elif kind == "dollar":
-            close = text.find(found.group(), pos)
-            pos = end if close < 0 else close + len(found.group())
-            yield _Token(b"", start, pos)
-        elif kind == "string":
-            yield _Token(b"", start, pos)
-        elif kind == "quoted":
-            yield _Token(text[start + 1 : pos - 1].replace(b'""', b'"'), start, pos, quoted=True)
-        elif kind != "space":
-            yield _Token(found.group().lower(), start, pos)
-
-
-def _comment_end(text: bytes, pos: int) -> int:
-    """Comments nest."""
-    depth = 1
-    while depth:
-        found = _COMMENT.search(text, pos)
-        if found is None:
-            return len(text)
-        depth += 1 if found.group() == b"/*" else -1
-        pos = found.end()
-    return pos
-
-
-def _statements(text: bytes) -> Iterator[_Statement]:
-    tokens: list[_Token] = []
-    for token in _tokens(text):
-        if token.word == b";" and not token.quoted:
-            if tokens:
-                yield _Statement(text, tokens)
-            tokens = []
-        else:
-            tokens.append(token)
-    if tokens:
-        yield _Statement(text, tokens)
-
-
-# -- what they mean ------------------------------------------------------------------------
 
 _NOTHING_SET = Effect(Does.NOTHING, b"SET")
 _TEMPORARY = Effect(Does.PIN, name=b"temporary tables")
@@ -220,7 +134,7 @@ _SPELLINGS = {  # what SET calls otherwise than SHOW does
 }
 
 
-def _of(statement: _Statement) -> Iterator[Effect]:
+def _of(statement: Statement) -> Iterator[Effect]:
     words = statement.words
     meaning = _MEANINGS.get(words[0])
     if meaning is not None:
@@ -247,7 +161,7 @@ def _hidden(words: Sequence[bytes]) -> Iterator[Effect]:
             yield Effect(Does.PIN, name=b"statements in the body of a function")
 
 
-def _config(statement: _Statement, words: Sequence[bytes]) -> Effects | None:
+def _config(statement: Statement, words: Sequence[bytes]) -> Effects | None:
     """``SELECT set_config('name', 'value', false)``, and nothing else."""
     if words[1:4] == (b"pg_catalog", b".", b"set_config"):
         words, at = words[3:], 3
@@ -264,7 +178,7 @@ def _config(statement: _Statement, words: Sequence[bytes]) -> Effects | None:
     return *_beyond(name, statement), done
 
 
-def _beyond(name: bytes, statement: _Statement) -> Iterator[Effect]:
+def _beyond(name: bytes, statement: Statement) -> Iterator[Effect]:
     """What setting *name* leaves behind beside the setting, which may end before."""
     if name == b"seed":
         yield Effect(Does.PIN, name=_PINS[b"setseed"])
@@ -275,14 +189,14 @@ def _beyond(name: bytes, statement: _Statement) -> Iterator[Effect]:
             yield _INVISIBLY
 
 
-def _literal(statement: _Statement, index: int) -> bytes | None:
+def _literal(statement: Statement, index: int) -> bytes | None:
     """What a plain string says; None for one with escapes."""
     token = statement.tokens[index]
     text = statement.text[token.start : token.end]
     return text[1:-1].replace(b"''", b"'") if text[:1] == b"'" else None
 
 
-def _set(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _set(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     rest = words[1:]
     keyword = _keyword(rest)
     if keyword == b"constraints":
@@ -323,7 +237,7 @@ def _dotted(words: Sequence[bytes]) -> Iterator[bytes]:
             return
 
 
-def _reset(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _reset(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     rest = words[1:]
     if rest == (b"all",):
         yield Effect(Does.RESET_ALL, b"RESET")
@@ -331,25 +245,25 @@ def _reset(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     yield Effect(Does.SET, b"RESET", _setting(rest), statement.whole())
 
 
-def _listen(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _listen(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     if len(words) == 2:
         yield Effect(Does.LISTEN, b"LISTEN", words[1], statement.whole())
 
 
-def _unlisten(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _unlisten(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     if len(words) == 2:
         every = words[1] == b"*" and not statement.tokens[1].quoted
         yield Effect(Does.UNLISTEN, b"UNLISTEN", b"" if every else words[1])
 
 
-def _prepare(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _prepare(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     if words[1:2] == (b"transaction",):
         yield Effect(Does.END)
     elif len(words) > 3:
         yield Effect(Does.PREPARE, b"PREPARE", words[1], statement.whole())
 
 
-def _deallocate(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _deallocate(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     named = statement.tokens[2:] if words[1:2] == (b"prepare",) and len(words) > 2 else None
     (token,) = (named or statement.tokens[1:])[:1] or (None,)
     if token is None:
@@ -360,26 +274,26 @@ def _deallocate(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effec
         yield Effect(Does.DEALLOCATE, b"DEALLOCATE", token.word)
 
 
-def _discard(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _discard(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     if words[1:] == (b"all",):
         yield Effect(Does.DISCARD_ALL, b"DISCARD ALL")
     elif words[1:] in ((b"temp",), (b"temporary",)):
         yield Effect(Does.DISCARD_TEMP, b"DISCARD TEMP")
 
 
-def _declare(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _declare(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     for before, word in pairwise(words):
         if (before, word) == (b"with", b"hold"):
             yield Effect(Does.PIN, name=b"cursors WITH HOLD")
             return
 
 
-def _anything(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _anything(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     """What may commit before it fails: then no tag tells of it."""
     yield Effect(Does.PIN, name=words[0].upper() + b", which may leave anything")
 
 
-def _end(statement: _Statement, words: Sequence[bytes]) -> Iterator[Effect]:
+def _end(statement: Statement, words: Sequence[bytes]) -> Iterator[Effect]:
     yield Effect(Does.END)
 
 

@@ -361,6 +361,19 @@ def test_swapping_targets_under_load(cluster: Cluster) -> None:
     cluster.wait_until_seen()
 
 
+def test_who_starts_among_temporary_tables_is_pinned(cluster: Cluster) -> None:
+    with (
+        cluster.connect("any", options="-c search_path=pg_temp") as pinned,
+        cluster.connect("any") as free,
+    ):
+        rows = {row["id"]: row for row in cluster.gateway.live()}
+        ids = [cluster.gateway.session_of(each) for each in (pinned, free)]
+        assert [rows[each].get("pinned") for each in ids] == [
+            "a search_path that makes tables temporary",
+            None,
+        ]
+
+
 def test_the_doctor(cluster: Cluster) -> None:
     done = cluster.gateway.cli("doctor", "orders")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
