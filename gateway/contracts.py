@@ -155,9 +155,8 @@ class Hops(Protocol):
     @property
     def user(self) -> str: ...
 
-    def allows(self, resource: str) -> bool:
-        """Whether there is a point in trying: some account would be allowed."""
-        ...
+    def judge(self, resource: str) -> None:
+        """:raises NotAllowed: there is no point in trying: no account would be allowed"""
 
     def begin(self, edge: Edge) -> None:
         """Tell the story of a connection inside this one."""

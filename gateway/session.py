@@ -86,16 +86,20 @@ class Inside:
     _source: IPAddress
     leave: Callable[[], None]
 
-    def allows(self, resource: str) -> bool:
-        """Absent and forbidden look the same. A refusal is in the audit log."""
+    def judge(self, resource: str) -> None:
+        """Absent and forbidden look the same. A refusal is in the audit log, whose id it quotes.
+
+        :raises NotAllowed: no account would be allowed
+        """
         ask = Ask(Protocol.SSH, self.user, resource, self._source)
         identity = Identity(self.user, "jump")
         decision = policy.decide(ask, identity, self._door.snapshot(), _now(self._door))
         if isinstance(decision, Grant) or decision.public is not None:
-            return True
+            return
+        refused, quote = NotAllowed(decision.reason), ""
         with suppress(NotRecorded):
-            _audit(self._door, ask, NotAllowed(decision.reason))
-        return False
+            quote = f" (audit id {_audit(self._door, ask, refused)})"
+        raise NotAllowed(decision.reason, refused.public + quote)
 
     def begin(self, edge: Edge) -> None:
         story = asyncio.ensure_future(serve(self._door, edge))

@@ -12,7 +12,14 @@ import asyncssh
 from attrs import frozen
 
 from gateway.contracts import Credentials, Hops, Jump, SessionLog
-from gateway.errors import BadProof, Gone, NotAllowed, ProtocolViolation, Refused
+from gateway.errors import (
+    BadProof,
+    Gone,
+    LimitReached,
+    NotAllowed,
+    ProtocolViolation,
+    Refused,
+)
 from gateway.identity.password import matches
 from gateway.loginname import LoginName, judged, resource_of, split
 from gateway.model import Ask, End, Grant, IPAddress, Protocol
@@ -332,21 +339,30 @@ class Doorman(asyncssh.SSHServer):
         resource = resource_of(dest_host, self._door.domain)
         resource = dest_host if resource is None else resource
         try:
-            judged(resource, "resource")
-        except ProtocolViolation as violation:
+            hops = self._judged(resource)
+        except Refused as refused:
             raise asyncssh.ChannelOpenError(
-                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, violation.public
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, refused.public
             ) from None
-        self._inner = {edge for edge in self._inner if not edge.leg.is_closed()}
-        if self._hops is None or len(self._inner) >= MAX_HOPS or not self._hops.allows(resource):
-            raise asyncssh.ChannelOpenError(
-                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "access denied"
-            )
-        edge = InnerEdge(self._door, self._hops.user, self._source, resource, dest_host)
+        edge = InnerEdge(self._door, hops.user, self._source, resource, dest_host)
         self._inner.add(edge)
         self.leg.carry(edge.leg)
-        self._hops.begin(edge)
+        hops.begin(edge)
         return edge.leg
+
+    def _judged(self, resource: str) -> Hops:
+        """What may be opened towards *resource*.
+
+        :raises Refused: nothing
+        """
+        judged(resource, "resource")
+        self._inner = {edge for edge in self._inner if not edge.leg.is_closed()}
+        if self._hops is None:
+            raise NotAllowed("no jump")
+        if len(self._inner) >= MAX_HOPS:
+            raise LimitReached(f"{MAX_HOPS} sessions through one connection")
+        self._hops.judge(resource)
+        return self._hops
 
 
 @lru_cache(maxsize=4096)  # of people who log in these days; a few hundred bytes each
