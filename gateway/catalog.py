@@ -196,8 +196,9 @@ class Catalog:
             return [_shown(name, _known(stored, kind, name))]
         return [_shown(each, found) for each, found in sorted(stored.get(kind, {}).items())]
 
-    async def delete(self, kind: str, name: str, actor: str = BY_HAND) -> None:
+    async def delete(self, kind: str, name: str, actor: str = BY_HAND) -> str | None:
         """
+        :return: the objects file that owned it, and names it still for all we know
         :raises NoSuchObject: there is nothing to delete
         :raises StillNeeded: something refers to it
         """
@@ -205,7 +206,7 @@ class Catalog:
         def gone(_: StoredObject) -> None:
             return None
 
-        await _whole(self._edit((kind, name), gone, actor))
+        return await _whole(self._edit((kind, name), gone, actor))
 
     async def set_disabled(self, user: str, disabled: bool, actor: str = BY_HAND) -> None:
         """:raises NoSuchObject: there is no such user"""
@@ -225,8 +226,9 @@ class Catalog:
 
         await _whole(self._edit(("resources", resource), switched, actor))
 
-    async def set_password(self, user: str, password: str, actor: str = BY_HAND) -> None:
+    async def set_password(self, user: str, password: str, actor: str = BY_HAND) -> str | None:
         """
+        :return: the objects file that owns the user, whose password holds from its next reading on
         :raises NoSuchObject: there is no such user
         :raises BadPassword: it is empty, or no Unicode text
         """
@@ -240,23 +242,24 @@ class Catalog:
         def renewed(found: StoredObject) -> StoredObject:
             return StoredObject(found.owner, {**found.body, "password": kept})
 
-        await _whole(self._edit(("users", user), renewed, actor))
+        return await _whole(self._edit(("users", user), renewed, actor))
 
     async def _edit(
         self, key: Key, edit: Callable[[StoredObject], StoredObject | None], actor: str
-    ) -> None:
-        """One object, by hand."""
+    ) -> str | None:
+        """One object, by hand; the objects file that owned it."""
         async with self._lock:
             version, stored = await self._store.bodies()
             found = _known(stored, *key)
             new = edit(found)
             if new == found:
-                return
+                return found.owner
             plan = Plan(version, stored, {key: new})
             problems = objects.dangling(plan.after(), ())
             if problems:
                 raise StillNeeded("; ".join(problem.message for problem in problems))
             await self._commit(plan, actor)
+            return found.owner
 
     async def _commit(self, plan: Plan, actor: str) -> None:
         """The change happens here, or not at all."""

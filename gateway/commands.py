@@ -79,8 +79,8 @@ class Commands:
         return {"objects": found}
 
     async def delete(self, arguments: Arguments) -> dict[str, Any]:
-        await self.catalog.delete(arguments["kind"], arguments["name"], arguments["by"])
-        return {}
+        kind, name = arguments["kind"], arguments["name"]
+        return {"owner": await self.catalog.delete(kind, name, arguments["by"])}
 
     async def disable(self, arguments: Arguments) -> dict[str, Any]:
         await self.catalog.set_disabled(arguments["name"], True, arguments["by"])
@@ -92,8 +92,7 @@ class Commands:
 
     async def passwd(self, arguments: Arguments) -> dict[str, Any]:
         name, password = arguments["name"], arguments["password"]
-        await self.catalog.set_password(name, password, arguments["by"])
-        return {}
+        return {"owner": await self.catalog.set_password(name, password, arguments["by"])}
 
     async def sessions(self, arguments: Arguments) -> dict[str, Any]:
         """Newest first; running ones with their counters as they stand."""

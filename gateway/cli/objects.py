@@ -76,7 +76,8 @@ def get(context: Context, kind: str, name: str | None, form: str) -> None:
 @click.argument("name")
 def delete(context: Context, kind: str, name: str) -> None:
     """Remove one object; sessions that it no longer allows end at once."""
-    context.call("delete", kind=kind, name=name)
+    owner = context.call("delete", kind=kind, name=name)["owner"]
+    _warn(owner, f"{kind[:-1]} {name} comes back when it is read next, unless you remove it there")
 
 
 @gateway.group()
@@ -111,4 +112,11 @@ def passwd(context: Context, name: str, piped: bool) -> None:
         password = click.prompt("New password", hide_input=True, confirmation_prompt=True)
     if not 0 < len(password) <= MAX_PASSWORD:
         raise click.UsageError("an empty password is refused, and one of more than 64 KiB")
-    context.call("passwd", name=name, password=password)
+    owner = context.call("passwd", name=name, password=password)["owner"]
+    _warn(owner, f"a password of {name} there holds again when it is read next")
+
+
+def _warn(owner: str | None, what: str) -> None:
+    """What is done by hand to an object of a file lasts until that is read again."""
+    if owner is not None:
+        click.echo(cell(f"{owner}: {what}"), err=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import objects
 from gateway.identity.password import matches
 from tests.daemon import OBJECTS, Daemon, Done, running
 from tests.objects.sample import sample
@@ -151,6 +152,21 @@ async def test_delete(tmp_path: Path) -> None:
         assert await daemon.cli("delete", "roles", "reader") == Done(0, "", "")
         assert (await daemon.cli("delete", "roles", "reader")).code == 1
         assert daemon.catalog.snapshot.roles == {}
+
+
+@asyncio_test
+async def test_what_a_file_brings_back_is_told(tmp_path: Path) -> None:
+    file = "/etc/gateway/objects.yaml"
+    text = "users: [{name: zoe, password: {plain: of the file}}]\n"
+    async with running(tmp_path) as daemon:
+        await daemon.catalog.apply(objects.parse(text, file), owner=file)
+        assert await daemon.cli("passwd", "zoe", "--stdin", stdin=b"pencil\n") == Done(
+            0, "", f"{file}: a password of zoe there holds again when it is read next\n"
+        )
+        assert await daemon.cli("delete", "user", "zoe") == Done(
+            0, "", f"{file}: user zoe comes back when it is read next, unless you remove it there\n"
+        )
+        assert await daemon.cli("users", "disable", "alice") == Done(0, "", "")
 
 
 @asyncio_test
