@@ -13,12 +13,12 @@ import click
 
 from gateway.cli.root import Context, command
 from gateway.cli.sessions import Ago
-from gateway.cli.show import cell, listing
+from gateway.cli.show import Row, facts, listing, moment
 from gateway.control import FAILED, UNREACHABLE, CommandFailed
 from gateway.errors import GatewayError, printable
 
-COLUMNS = ("at", "id", "event", "who", "source", "what")
 WHO = ("user", "by", "actor")  # members of entries that say whose doing it was
+FIRST = (*WHO, "session", "resource", "account", "target", "source")  # what people look for
 
 Entry = dict[str, Any]
 
@@ -38,7 +38,9 @@ def audit(
     form: str,
 ) -> None:
     """Show what happened to the gateway, the newest last. ID is what a refusal quotes."""
-    asked = {"entry": entry, "since": since, "of": user}
+    from gateway.audit import stamp
+
+    asked = {"entry": entry, "since": None if since is None else stamp(since), "of": user}
     note(context, "audit.read", {name: value for name, value in asked.items() if value is not None})
     damaged: list[Path] = []
     found = _entries(context.places().audit, since or 0.0, damaged.append)
@@ -85,14 +87,14 @@ def _show(entries: list[Entry], form: str) -> None:
         for each in entries:
             click.echo(json.dumps(each))
         return
-    listing(entries if form == "json" else [_row(each) for each in entries], COLUMNS, form)
+    listing(entries, _shown, form, "no entries")
 
 
-def _row(entry: Entry) -> Entry:
-    who = next((entry[name] for name in WHO if entry.get(name)), "")
-    rest = entry.keys() - {"kind", *COLUMNS, *WHO}
-    what = " ".join(f"{name}={cell(entry[name])}" for name in entry if name in rest and entry[name])
-    return {**entry, "who": who, "what": what}
+def _shown(entry: Row) -> Row:
+    quoted = ("id",) if "refusal" in entry else ()  # to the person who was refused
+    rest = [name for name in entry if name not in ("kind", "at", "event", "id", *FIRST)]
+    what = {name: entry.get(name) for name in (*FIRST, *rest, *quoted)}
+    return {"at": moment(entry.get("at")), "event": entry.get("event"), "what": facts(what)}
 
 
 def note(context: Context, event: str, *entries: Mapping[str, Any]) -> None:

@@ -10,16 +10,11 @@ from typing import Any
 import click
 
 from gateway.cli.root import Context, command, config_option, format_option, gateway
-from gateway.cli.show import cell, listing
+from gateway.cli.show import Row, cell, facts, listing
 
 MAX_PASSWORD = 65_536  # bytes of a line: what a password's file may hold
 KINDS = ("resources", "users", "roles", "bindings")
-COLUMNS = {
-    "resources": ("name", "protocol", "labels", "database", "targets", "accounts"),
-    "users": ("name", "groups", "admin", "disabled", "password"),
-    "roles": ("name", "allow"),
-    "bindings": ("name", "role", "subjects", "sources", "deny_sources", "hours", "expires"),
-}
+CONDITIONS = ("sources", "deny_sources", "hours", "expires")
 
 
 class Kind(click.ParamType[str]):
@@ -68,14 +63,43 @@ def get(context: Context, kind: str, name: str | None, form: str) -> None:
     if name is not None:
         click.echo(json.dumps(found[0], indent=2))
         return
-    listing(found, COLUMNS[kind], form)
+    listing(found, SHOWN[kind], form, f"no {kind}")
+
+
+def _resource(row: Row) -> Row:
+    return {
+        **_picked(row, "name", "protocol", "database"),
+        "labels": facts(row.get("labels") or {}),
+        "accounts": [account["name"] for account in row.get("accounts") or ()],
+        "targets": [target["address"] for target in row.get("targets") or ()],
+    }
+
+
+def _user(row: Row) -> Row:
+    return _picked(row, "name", "admin", "disabled", "password", "groups")
+
+
+def _role(row: Row) -> Row:
+    return _picked(row, "name", "allow")
+
+
+def _binding(row: Row) -> Row:
+    held = facts({name: row.get(name) for name in CONDITIONS})
+    return {**_picked(row, "name", "role", "subjects"), "conditions": held}
+
+
+def _picked(row: Row, *names: str) -> Row:
+    return {name: row.get(name) for name in names}
+
+
+SHOWN = {"resources": _resource, "users": _user, "roles": _role, "bindings": _binding}
 
 
 @command()
 @click.argument("kind", type=Kind())
 @click.argument("name")
 def delete(context: Context, kind: str, name: str) -> None:
-    """Remove one object; sessions that it no longer allows end at once."""
+    """Remove one object; what it allowed ends at once."""
     owner = context.call("delete", kind=kind, name=name)["owner"]
     _warn(owner, f"{kind[:-1]} {name} comes back when it is read next, unless you remove it there")
 

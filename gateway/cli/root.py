@@ -97,4 +97,5 @@ from gateway.cli import (  # noqa: E402
     recordings,  # noqa: F401
     sessions,  # noqa: F401
     targets,  # noqa: F401
+    verdicts,  # noqa: F401
 )

@@ -11,15 +11,11 @@ from typing import Any
 import click
 
 from gateway.cli.root import Context, command, format_option
-from gateway.cli.show import listing
+from gateway.cli.show import Row, listing, moment
 from gateway.control import UNREACHABLE, CommandFailed
 from gateway.errors import printable
 
 DENIED = 77  # sysexits.h: EX_NOPERM
-COLUMNS = (
-    "id", "user", "resource", "account", "target", "source",
-    "started", "status", "reason", "statements", "bytes_in", "bytes_out",
-)  # fmt: skip
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -63,7 +59,24 @@ def sessions(
         if failed.code != UNREACHABLE or live:
             raise
         rows = _recorded(context, wanted)
-    listing(rows, COLUMNS, form)
+    listing(rows, _shown, form, "no sessions")
+
+
+def _shown(row: Row) -> Row:
+    return {
+        "id": row["id"],
+        "started": moment(row["started"]),
+        **{name: row[name] for name in ("user", "resource", "account", "source")},
+        "status": _status(row),
+    }
+
+
+def _status(row: Row) -> str:
+    """Of one that runs, where; of one that is over, why."""
+    if row["status"] != "live":
+        return str(row["reason"] or row["status"])
+    pinned = f", pinned: {row['pinned']}" if row.get("pinned") else ""
+    return f"live at {row['target']}{pinned}"
 
 
 def _recorded(context: Context, wanted: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,7 +91,10 @@ def _recorded(context: Context, wanted: dict[str, Any]) -> list[dict[str, Any]]:
 @click.argument("session", metavar="ID")
 @click.option("--reason", default="", metavar="TEXT", help="What the person is told.")
 def kill(context: Context, session: str, reason: str) -> None:
-    """End a running session: its query is cancelled, and the person reads why."""
+    """End a running session; the person reads why.
+
+    Its query is cancelled.
+    """
     click.echo(f"ended {context.call('kill', id=session, reason=reason)['id']}")
 
 

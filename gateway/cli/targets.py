@@ -9,14 +9,10 @@ from typing import Any
 import click
 
 from gateway.cli.root import Context, command, config_option, format_option, gateway, pass_context
-from gateway.cli.show import listing
+from gateway.cli.show import Row, listing, moment
 from gateway.control import FAILED
 from gateway.errors import printable
 
-COLUMNS = (
-    "resource", "address", "kind", "state", "since", "why",
-    "lag_seconds", "sessions", "weight", "zone", "latency_ms",
-)  # fmt: skip
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
@@ -28,19 +24,34 @@ MARKS = {True: "ok", False: "FAILED", None: "-"}
 def targets(click_context: click.Context, context: Context, form: str) -> None:
     """List targets and how they are; drain one, or take it back."""
     if click_context.invoked_subcommand is None:
-        listing(context.call("targets")["targets"], COLUMNS, form)
+        listing(context.call("targets")["targets"], _shown, form, "no targets")
+
+
+def _shown(row: Row) -> Row:
+    lag = row["lag_seconds"]
+    return {
+        **{name: row[name] for name in ("resource", "address", "kind", "state")},
+        "since": moment(row["since"]),
+        "lag": None if lag is None else f"{lag:.1f} s",
+        "sessions": row["sessions"],
+        "why": row["why"],
+    }
 
 
 @command(group=targets)
 @click.argument("name")
 def drain(context: Context, name: str) -> None:
-    """Send no new sessions to NAME, and move away those that can be moved.
+    """Send no new sessions to NAME, and move others away.
 
-    NAME is a target's address, or RESOURCE/ADDRESS where only one resource is meant. What is
-    drained stays so until "gateway targets undrain", also over a restart.
+    Those are moved that can be. NAME is a target's address, or RESOURCE/ADDRESS where only one
+    resource is meant. What is drained stays so until "gateway targets undrain", also over a
+    restart.
     """
+    from gateway.show.export import counted
+
     for row in context.call("drain", name=name, draining=True)["targets"]:
-        click.echo(printable(f"draining {_spot(row)}: {row['sessions']} sessions are there"))
+        there = counted(row["sessions"], "session")
+        click.echo(printable(f"draining {_spot(row)}: {there} there"))
 
 
 @command(group=targets)

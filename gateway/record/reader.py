@@ -80,6 +80,18 @@ def find(root: Path, prefix: str) -> Path:
     raise GatewayError(f"{len(found)} sessions begin with {prefix}: write more of the id")
 
 
+def newest(root: Path) -> list[Path]:
+    """All transcripts under *root*, those first that were written last."""
+    return sorted(root.glob(f"*/*/*/*{SUFFIX}"), key=_written, reverse=True)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # its days were over just now
+        return 0.0
+
+
 def _told(batch: Batch) -> Iterator[Record]:
     """Seals are the format's own affair."""
     return (record for record in batch.records() if record.kind != SEAL)

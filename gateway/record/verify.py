@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
-from attrs import frozen
+from attrs import evolve, frozen
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from gateway.record.facts import Event, facts
 from gateway.record.format import (
+    HEADER,
     MAGIC,
     SEAL,
     Batch,
@@ -24,17 +26,23 @@ from gateway.record.format import (
 )
 from gateway.record.reader import batches, locked
 
+MAX_NAME = 255  # characters: no file system has longer names
+
 Status = Literal["ok", "open", "truncated", "altered"]
 
 
 @frozen
 class Verdict:
-    """``records``: how many hold; ``sealed_bytes``: how much of the file seals cover."""
+    """``records``: how many hold; ``sealed_bytes``: how much of the file seals cover.
+
+    ``header``: what its first record says of it, true or not.
+    """
 
     status: Status
     detail: str
     records: int
     sealed_bytes: int
+    header: Event
 
 
 def verify(
@@ -49,8 +57,30 @@ def verify(
     :param expected_digest: hex, what the session index knows of an ended session's
     :raises OSError: it cannot be read
     """
-    tags = None if mac_secret is None else Tags(mac_secret, path.stem)
-    judge = _Judge(path.stem, public_key, tags)
+    called = path.stem.encode(errors="replace").decode()
+    verdict = _judged(path, called, public_key, mac_secret, expected_digest)
+    meant = verdict.header.get("id")
+    if verdict.status != "altered" or meant == called or not _is_name(meant):
+        return verdict
+    if _judged(path, meant, public_key, mac_secret, None).status == "altered":
+        return verdict
+    detail = f"the file is called {path.name}, and the transcript in it is of {meant}"
+    return evolve(verdict, detail=detail)
+
+
+def _is_name(meant: object) -> TypeGuard[str]:
+    return isinstance(meant, str) and meant.isascii() and 0 < len(meant) <= MAX_NAME
+
+
+def _judged(
+    path: Path,
+    session_id: str,
+    public_key: Ed25519PublicKey,
+    mac_secret: bytes | None,
+    expected_digest: str | None,
+) -> Verdict:
+    tags = None if mac_secret is None else Tags(mac_secret, session_id)
+    judge = _Judge(session_id, public_key, tags)
     reader = BatchReader()
     with path.open("rb") as file:
         live = locked(file)  # asked first: it may be whole by the time it has been read
@@ -85,6 +115,7 @@ class _Judge:
     def __init__(self, session_id: str, public_key: Ed25519PublicKey, tags: Tags | None) -> None:
         self.last = False
         self.digest = b""
+        self._header: Event | None = None  # not read yet
         self._session_id = session_id
         self._public_key = public_key
         self._tags = tags
@@ -96,6 +127,8 @@ class _Judge:
 
     def take(self, batch: Batch) -> None:
         """:raises Damaged: it was not written here, by us, for this session"""
+        if self._header is None:
+            self._header = _header(batch)
         if self.last:
             raise Damaged("something follows the last seal")
         if self._tags and not hmac.compare_digest(self._tags.next(batch.body), batch.tag):
@@ -132,4 +165,9 @@ class _Judge:
 
     def verdict(self, status: Status, detail: str) -> Verdict:
         records = self._records if self._tags else self._sealed_records
-        return Verdict(status, detail, records, self._sealed)
+        return Verdict(status, detail, records, self._sealed, self._header or {})
+
+
+def _header(batch: Batch) -> Event:
+    first = next(batch.records(), None)
+    return facts(first.payload) if first is not None and first.kind == HEADER else {}

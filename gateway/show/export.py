@@ -9,6 +9,7 @@ import html
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any, TextIO
 
 from gateway.record.facts import octets
@@ -22,26 +23,74 @@ def to_jsonl(events: Iterable[Event], out: TextIO) -> None:
         out.write(json.dumps(event, allow_nan=False) + "\n")
 
 
-def to_html(events: Iterable[Event], out: TextIO) -> None:
-    """A page that needs nothing else: the listing, escaped."""
-    out.write('<!DOCTYPE html>\n<meta charset="utf-8">\n<title>Session</title>\n<pre>\n')
-    for line in listing(events):
+def to_html(events: Iterable[Event], out: TextIO, warning: str = "") -> None:
+    """A page that needs nothing else: the listing, escaped, below whose it is and a *warning*."""
+    following = iter(events)
+    begun = list(islice(following, 1))
+    title = _escaped(_title(begun[0] if begun else {}))
+    out.write(f'<!DOCTYPE html>\n<meta charset="utf-8">\n<title>{title}</title>\n')
+    out.write(f"<h1>{title}</h1>\n")
+    if warning:
+        out.write(f'<p role="alert"><mark>Warning: {_escaped(warning)}</mark></p>\n')
+    out.write("<pre>\n")
+    for line in listing(chain(begun, following)):
         out.write(html.escape(line) + "\n")
     out.write("</pre>\n")
 
 
+def _title(start: Event) -> str:
+    """Of a session that begins so."""
+    if start.get("kind") != "start":
+        return "Session"
+    day = str(start.get("started"))[: len("2026-11-18")]
+    return f"{start.get('user')} on {start.get('resource')}, {day}: session {start.get('id')}"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def listing(events: Iterable[Event]) -> Iterator[str]:
-    """Lines ``SECONDS  what happened``.
+    """All of them as lines."""
+    shown = Listing()
+    for event in events:
+        yield from shown.lines(event)
+
+
+class Listing:
+    """Lines ``SECONDS  what happened``, in order of time, of events that come by and by.
 
     Further lines of what somebody wrote stand behind a bar, so that none of them can pass
     for what we say: another event, or an outcome (behind an arrow).
     """
-    for event in events:
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def lines(self, event: Event) -> Iterator[str]:
+        self._last = max(self._last, _known_at(event))
         show = _SHOWN.get(str(event.get("kind")), _plain)
         first, *rest = show(event).split("\n")
-        yield f"{event.get('at', 0):>10.3f}  {printable(first)}"
+        yield f"{self._last:>10.3f}  {printable(first)}"
         yield from (f"{'|':>10}  {printable(line)}" for line in rest)
         yield from (f"{mark:>10}  {printable(line)}" for mark, line in _notes(event))
+
+
+def _known_at(event: Event) -> float:
+    """When it happened, in seconds; of a command when it ended: its channel tells of its start."""
+    at = float(event.get("at", 0))
+    return at + _took(event) / 1000 if event.get("kind") == "exec" else at
+
+
+def _took(event: Event) -> float:
+    """Milliseconds; 0 if that is not known."""
+    told = event.get("duration_ms")
+    return told if isinstance(told, int | float) else 0.0
+
+
+def counted(count: object, what: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def printable(text: str) -> str:
@@ -71,15 +120,13 @@ def _statement(event: Event) -> str:
 
 
 def _notes(event: Event) -> Iterator[tuple[str, str]]:
-    """A mark and a line each: what belongs to a statement or command and is not its text."""
-    if event.get("kind") == "exec":
-        yield "->", _result(event)
+    """A mark and a line each: what belongs to a statement and is not its text."""
     if event.get("kind") != "statement":
         return
     if event.get("parameters"):
         yield "with", json.dumps(event["parameters"], ensure_ascii=False)
-    if event.get("truncated"):
-        yield "cut", f"{event['truncated']['length']} bytes in all"
+    if isinstance(event.get("truncated"), Mapping):
+        yield "cut", f"{counted(event['truncated'].get('length'), 'byte')} in all"
     yield "->", _outcome(event)
 
 
@@ -89,23 +136,29 @@ def _outcome(event: Event) -> str:
     if event.get("sqlstate"):
         said = f"ERROR {event['sqlstate']}: {event.get('message')}".replace("\n", " ")
     else:
-        said = " ".join(event.get("tags") or [event.get("tag") or "no answer"])
+        tags = event.get("tags") or [event.get("tag") or "no answer"]
+        said = " ".join(map(str, tags)) if isinstance(tags, list) else str(tags)
     if event.get("duration_ms") is not None:
-        said += f"  {event['duration_ms']:.3f} ms"
+        said += f"  {_took(event):.3f} ms"
     state = event.get("transaction")
     return said if state in (None, "idle") else f"{said}  [{state}]"
 
 
 def _copy(event: Event) -> str:
     rows = event.get("rows")
-    counted = "" if rows is None else f", {rows} rows"
-    return f"copy {event.get('direction')}: {event.get('bytes')} bytes{counted}"
+    said = "" if rows is None else f", {counted(rows, 'row')}"
+    return f"copy {event.get('direction')}: {counted(event.get('bytes'), 'byte')}{said}"
+
+
+def _reroute(event: Event) -> str:
+    where = f"{_word(event.get('from'))} -> {_word(event.get('to'))}"
+    return f"reroute  {where}: {_word(event.get('why'))}"
 
 
 def _end(event: Event) -> str:
     detail = f": {event['detail']}" if event.get("detail") else ""
-    counts = f"{event.get('statements')} statements"
-    return f"end: {event.get('reason')}{detail} ({counts})"
+    count = counted(event.get("statements"), "statement")
+    return f"end: {event.get('reason')}{detail} ({count})"
 
 
 def _plain(event: Event) -> str:
@@ -154,12 +207,8 @@ def _output(event: Event) -> str:
     return f"{event.get('kind')} {event.get('channel')}{stream}: {lines}"
 
 
-def _exec(event: Event) -> str:
-    return _said(event, _text(event.get("command")))
-
-
 def _result(event: Event) -> str:
-    """How a command ended."""
+    """How a command or a shell ended."""
     if event.get("refused"):
         return "refused"
     said = "no answer"
@@ -167,8 +216,7 @@ def _result(event: Event) -> str:
         said = f"signal {_word(event['exit_signal'])}"
     elif event.get("exit_status") is not None:
         said = f"status {event['exit_status']}"
-    duration = event.get("duration_ms")
-    return said if duration is None else f"{said}  {duration:.3f} ms"
+    return said if event.get("duration_ms") is None else f"{said}  {_took(event):.3f} ms"
 
 
 def _exit(event: Event) -> str:
@@ -176,7 +224,7 @@ def _exit(event: Event) -> str:
 
 
 def _closed(event: Event) -> str:
-    counts = (f"{event.get(f'bytes_{way}')} bytes {way}" for way in ("in", "out", "err"))
+    counts = (f"{counted(event.get(f'bytes_{way}'), 'byte')} {way}" for way in ("in", "out", "err"))
     return _said(event, ", ".join(counts))
 
 
@@ -185,7 +233,7 @@ def _file(event: Event) -> str:
     if event.get("to") is not None:
         said += f" to {_word(event['to'])}"
     if event.get("bytes") is not None:
-        said += f", {event['bytes']} bytes"
+        said += f", {counted(event['bytes'], 'byte')}"
     told = ("at", "kind", "channel", "operation", "path", "to", "bytes")
     rest = {name: value for name, value in event.items() if name not in told}
     said += "".join(
@@ -201,7 +249,8 @@ def _forward(event: Event) -> str:
     if event.get("refused"):
         said += ", refused"
     elif "bytes_in" in event:
-        said += f", {event['bytes_in']} bytes in, {event.get('bytes_out')} bytes out"
+        said += f", {counted(event['bytes_in'], 'byte')} in"
+        said += f", {counted(event.get('bytes_out'), 'byte')} out"
     return _said(event, said)
 
 
@@ -221,11 +270,12 @@ _SHOWN: dict[str, Callable[[Event], str]] = {
     "start": _start,
     "statement": _statement,
     "copy": _copy,
+    "reroute": _reroute,
     "end": _end,
     "channel": _channel,
     "output": _output,
     "input": _output,
-    "exec": _exec,
+    "exec": _exit,
     "exit": _exit,
     "closed": _closed,
     "file": _file,

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ ME = caller(os.getpid(), os.geteuid())
 
 def fill(daemon: Daemon) -> dict[str, str]:
     """What a person would be quoted, by user."""
-    refused = {"resource": "orders", "source": "10.0.0.1", "detail": "wrong\x1b[2J password"}
+    refused = {"resource": "orders", "source": "10.0.0.1", "refusal": "BadProof"}
+    refused["detail"] = "wrong\x1b[2J password"
     return {
         user: daemon.audit.write("session.refused", user=user, **refused)
         for user in ("alice", "bob")
@@ -53,9 +55,34 @@ async def test_a_table_is_for_people_and_commands_no_terminal(tmp_path: Path) ->
         assert (done.code, done.err) == (0, "")
         assert "\x1b" not in done.out
         (line,) = (line for line in done.out.splitlines() if quotes["bob"] in line)
-        assert re.search(r"session\.refused +bob +10\.0\.0\.1 +resource=orders detail=", line)
-        assert "wrong\\x1b[2J password" in line
-        assert ME in done.out
+        assert re.fullmatch(
+            r"\d\d:\d\d:\d\d  session\.refused  user=bob resource=orders source=10\.0\.0\.1"
+            r' refusal=BadProof detail="wrong\\u001b\[2J password" id=\w{8}',
+            line,
+        )
+        assert f'by="{ME}"' in done.out.splitlines()[-1]
+
+
+@asyncio_test
+async def test_nobody_makes_up_a_fact(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.audit.write("session.refused", user="eve by=root", detail='x" by="root')
+        line = (await daemon.cli("audit")).out.splitlines()[-2]
+        assert line.split("  ")[-1] == 'user="eve by=root" detail="x\\" by=\\"root"'
+
+
+@asyncio_test
+async def test_since_when_was_asked_for_is_a_date(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        row = (await shown(daemon, "--since", "1h"))[-1]
+        asked = datetime.fromisoformat(row["at"]) - datetime.fromisoformat(row["since"])
+        assert timedelta(minutes=59) < asked < timedelta(minutes=61)
+
+
+@asyncio_test
+async def test_nothing_happened(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        assert await daemon.cli("audit", "--user", "zoe") == Done(0, "", "no entries\n")
 
 
 @asyncio_test

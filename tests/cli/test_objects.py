@@ -136,6 +136,8 @@ async def test_get(tmp_path: Path) -> None:
             done = await daemon.cli("get", kind)
             assert (done.code, done.err) == (0, "")
             assert "hunter2" not in done.out
+        line = (await daemon.cli("get", "resources")).out.splitlines()[1]
+        assert line.endswith("  app_ro    db1.example.com:5432, db2.example.com:5432")
         assert await daemon.cli("get", "users", "eve") == Done(
             1, "", "gateway: there is no user 'eve'\n"
         )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli.show import moment
 from gateway.control import caller
 from gateway.model import End, EndReason
 from gateway.record.format import CLIENT, TARGET
-from tests.daemon import STARTED, Daemon, Done, run, running
+from tests.daemon import STARTED, Daemon, Done, running
 from tests.pg.test_transcript import error, query, ready, tag
 from tests.support import asyncio_test
 
@@ -138,7 +140,13 @@ async def test_search(tmp_path: Path) -> None:
         ]
         assert (await daemon.cli("search", "nothing of it", "--format", "json")).json() == []
         assert len(daemon.audited("transcript.read")) == 2, "only where something was found"
-        assert "SELECT 2" in (await daemon.cli("search", "2")).out
+        head, line = (await daemon.cli("search", "2")).out.splitlines()
+        assert head.split() == ["id", "when", "at", "user", "resource", "text"]
+        session, *when, at, user, resource, text = re.split("  +", line)
+        told = moment(datetime.fromtimestamp(STARTED, UTC).isoformat())
+        assert (session, when, user, resource) == (ONE, [told], "alice", "orders")
+        assert (float(at), text) == (pytest.approx(0, abs=60), "SELECT 2")
+        assert await daemon.cli("search", "nothing of it") == Done(0, "", "nothing found\n")
 
 
 @asyncio_test
@@ -154,30 +162,6 @@ async def test_one_damaged_transcript_does_not_hide_the_others(tmp_path: Path) -
         assert [row["id"] for row in json.loads(done.out)] == [OTHER]
         assert done.err.startswith(f"gateway: {ONE}: ")
         assert done.err.count("\n") == 1
-
-
-@asyncio_test
-async def test_verify(tmp_path: Path) -> None:
-    async with running(tmp_path) as daemon:
-        say(daemon, ONE, "SELECT 1")
-        end(daemon)
-        say(daemon, OTHER, "SELECT 1")
-        await daemon.store.flush()
-        (ok,) = (await daemon.cli("verify", ONE, "--format", "json")).json()
-        assert (ok["id"], ok["status"], ok["detail"]) == (ONE, "ok", "")
-        (open_one,) = (await daemon.cli("verify", OTHER[:5], "--format", "json")).json()
-        assert open_one["status"] == "open"
-        every = (await daemon.cli("verify", "--all", "--format", "json")).json()
-        assert sorted(row["status"] for row in every) == ["ok", "open", "open"], "and the audit log"
-        whole = transcript(daemon, ONE).read_bytes()
-        alter(transcript(daemon, ONE))
-        done = await daemon.cli("verify", "--all")
-        assert (done.code, done.err) == (1, "")
-        assert "altered" in done.out
-        transcript(daemon, ONE).write_bytes(whole[:-100])
-        cut = await daemon.cli("verify", ONE, "--format", "json")
-        assert (cut.code, json.loads(cut.out)[0]["status"]) == (1, "altered"), "the index knows"
-        assert daemon.audited("transcript.read") == []
 
 
 @asyncio_test
@@ -219,43 +203,10 @@ async def test_a_copy_of_transcripts_can_be_read(tmp_path: Path, gone: str) -> N
         say(daemon, ONE, "SELECT 1")
         end(daemon)
     getattr(daemon.places, gone).rename(tmp_path / "left behind")
-    assert (await daemon.cli("replay", ONE)).code == 0
+    done = await daemon.cli("replay", ONE)
+    assert (done.code, "SELECT 1" in done.out) == (0, True)
+    assert done.err.startswith("warning: not verified: ") == (gone == "keys")
     assert not getattr(daemon.places, gone).exists()
-
-
-@asyncio_test
-async def test_verify_elsewhere_with_the_public_key_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running(tmp_path) as daemon:
-        say(daemon, ONE, "SELECT 1")
-        end(daemon)
-        say(daemon, OTHER, "SELECT 1")
-        await daemon.store.flush()
-        away = tmp_path / "away"
-        away.mkdir()
-        (log,) = daemon.places.audit.iterdir()
-        for path in (transcript(daemon, ONE), transcript(daemon, OTHER), log):
-            shutil.copy(path, away)
-        shutil.copy(daemon.places.keys / "transcripts.pub", away)
-        monkeypatch.chdir(away)
-        key = ("verify", "--key", "transcripts.pub", "--format", "json")
-        names = (f"{ONE}.gwt", f"./{OTHER}.gwt", log.name)
-        nowhere = {"GATEWAY_CONFIG": str(away / "none.yaml")}
-        done = await asyncio.to_thread(run, *key, *names, **nowhere)
-        whole, cut, _ = done.json()
-        assert (whole["id"], whole["status"], whole["detail"]) == (ONE, "ok", "")
-        assert (cut["id"], cut["status"]) == (OTHER, "truncated")
-        assert "no seal covers the last" in cut["detail"]
-        alter(away / f"{ONE}.gwt")
-        done = await asyncio.to_thread(run, *key, *names[:1], **nowhere)
-        assert (done.code, json.loads(done.out)[0]["status"]) == (1, "altered")
-        done = await asyncio.to_thread(run, *key, "none.gwt", **nowhere)
-        assert done == Done(1, "", "gateway: none.gwt: No such file or directory\n")
-        (row,) = (await daemon.cli(*key, ONE)).json()
-        assert row["status"] == "ok", "by its id, where it was written"
-        (row,) = (await daemon.cli("verify", str(transcript(daemon, ONE)), *key[3:])).json()
-        assert row["status"] == "ok", "by its name, with the keys"
 
 
 @asyncio_test
@@ -270,26 +221,3 @@ async def test_what_cannot_be_noted_is_not_read(
         for command in (("replay", ONE), ("search", "select"), ("export", ONE, "--to", "jsonl")):
             done = await daemon.cli(*command)
             assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-
-
-@asyncio_test
-async def test_looking_makes_no_keys(tmp_path: Path) -> None:
-    async with running(tmp_path) as daemon:
-        say(daemon, ONE, "SELECT 1")
-        end(daemon)
-    public = daemon.places.keys / "transcripts.pub"
-    public.write_bytes(b"other")
-    assert (await daemon.cli("verify", ONE)).code == 0
-    assert public.read_bytes() == b"other", "nor mends them"
-    (daemon.places.keys / "vault.key").rename(tmp_path / "vault.key")
-    assert (await daemon.cli("verify", ONE)).code == 1
-    assert not (daemon.places.keys / "vault.key").exists()
-    daemon.places.keys.rename(tmp_path / "kept elsewhere")
-    done = await daemon.cli("verify", ONE)
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert not daemon.places.keys.exists()
-    fresh = tmp_path / "fresh.yaml"
-    fresh.write_text("state_dir: new\nlisteners: [{address: 'h:0', protocols: [ssh]}]\n")
-    every = await daemon.cli("verify", "--all", "--format", "json", "--config", str(fresh))
-    assert every.json() == []
-    assert not (tmp_path / "new").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,14 @@ def test_each_helps(path: tuple[str, ...]) -> None:
         done = run(*path, flag)
         assert (done.code, done.err) == (0, "")
         assert "--config FILE" in done.out, "every command takes it"
+
+
+@pytest.mark.parametrize("group", [(), ("users",), ("targets",)], ids=" ".join)
+def test_what_each_does_is_told_whole(group: tuple[str, ...]) -> None:
+    _, listed = run(*group, "--help", COLUMNS="80").out.split("Commands:\n")
+    lines = listed.splitlines()
+    assert all(re.fullmatch(r"  \w+ {2,}\w.*[.?]", line) for line in lines), listed
+    assert "..." not in listed
 
 
 def test_version() -> None:

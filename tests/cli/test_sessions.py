@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
 
 from gateway.cli.sessions import Ago
+from gateway.cli.show import moment
 from gateway.model import End, EndReason
 from tests.daemon import STARTED, Daemon, Done, running
 from tests.support import asyncio_test
@@ -33,9 +36,20 @@ async def test_sessions(tmp_path: Path) -> None:
         assert await ids(daemon, "--limit", "1") == [OTHER]
         assert await ids(daemon, "--user", "alice", "--resource", "orders") == [OTHER, ONE]
         assert await ids(daemon, "--user", "bob") == []
-        table = (await daemon.cli("sessions")).out.splitlines()
-        assert table[1].split()[:4] == ["id", "user", "resource", "account"]
-        assert [line.split()[0] for line in table[3:] if line.strip()] == [OTHER, ONE]
+
+
+@asyncio_test
+async def test_the_table_says_who_where_and_how_it_is(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.begin(ONE).done(End(EndReason.KILLED, "lunch"))
+        daemon.begin(OTHER, started=STARTED + 86400)
+        done = await daemon.cli("sessions")
+        when = moment(datetime.fromtimestamp(STARTED, UTC).isoformat())
+        head, live, ended = (re.split("  +", line) for line in done.out.splitlines())
+        assert head == ["id", "started", "user", "resource", "account", "source", "status"]
+        assert live[-1] == "live at db1.example.com:5432, pinned: temporary tables"
+        assert ended == [ONE, when, "alice", "orders", "app_ro", "10.0.0.1", "killed: lunch"]
+        assert await daemon.cli("sessions", "--user", "zoe") == Done(0, "", "no sessions\n")
 
 
 @asyncio_test

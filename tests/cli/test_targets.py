@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from random import Random
 
+from gateway.cli.show import moment
 from gateway.health import Findings, Spot, Step, Watch
 from gateway.model import Address, Protocol
 from tests.daemon import OBJECTS, Daemon, Done, running
@@ -49,9 +51,22 @@ async def test_the_list(tmp_path: Path) -> None:
         assert (two["address"], two["state"]) == (TWO, "down")
         done = await daemon.cli("targets")
         assert (done.code, done.err) == (0, "")
-        assert "standby" in done.out
-        assert "\x1b" not in done.out
-        assert "\\x1b[31mrefused" in done.out
+        head, *lines = (re.split("  +", line) for line in done.out.splitlines())
+        assert head == [
+            "resource", "address", "kind", "state", "since", "lag", "sessions", "why",
+        ]  # fmt: skip
+        assert [line[:4] for line in lines] == [
+            ["orders", ONE, "standby", "up"],
+            ["orders", TWO, "down", moment(two["since"])],
+        ]
+        assert lines[0][5:7] == ["0.5 s", "0"]
+        assert lines[1][-1] == "\\x1b[31mrefused"
+
+
+@asyncio_test
+async def test_no_targets(tmp_path: Path) -> None:
+    async with running(tmp_path, "") as daemon:
+        assert await daemon.cli("targets") == Done(0, "", "no targets\n")
 
 
 def draining(daemon: Daemon) -> list[str]:
@@ -67,7 +82,7 @@ def draining(daemon: Daemon) -> list[str]:
 async def test_draining(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         done = await daemon.cli("targets", "drain", ONE)
-        assert done == Done(0, f"draining orders/{ONE}: 0 sessions are there\n", "")
+        assert done == Done(0, f"draining orders/{ONE}: 0 sessions there\n", "")
         assert draining(daemon) == [f"orders/{ONE}"]
         (row, _) = (await daemon.cli("targets", "--format", "json")).json()
         assert (row["state"], row["why"]) == ("draining", "drained by hand")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gateway.errors import GatewayError
 from gateway.record import reader
 from gateway.record.format import CLIENT, END, HEADER, Damaged
 from gateway.record.log import FileLog
-from gateway.record.reader import find, follow, records
+from gateway.record.reader import find, follow, newest, records
 from tests.record.files import END as OVER
 from tests.record.files import KEYS
 from tests.support import asyncio_test
@@ -73,6 +74,17 @@ def test_a_session_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     for wrong in ("ab", "x", "*", "", "../18/abc1", "a\0"):
         with pytest.raises(GatewayError):
             find(tmp_path, wrong)
+
+
+def test_the_newest_come_first(tmp_path: Path) -> None:
+    assert newest(tmp_path) == []
+    for number, day in enumerate(("02", "01", "03"), 1):
+        path = tmp_path / "2026" / "11" / day / f"s{day}.gwt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (number, number))
+    path.with_name("gone.gwt").symlink_to("nowhere")
+    assert [path.stem for path in newest(tmp_path)] == ["s03", "s01", "s02", "gone"]
 
 
 def test_a_file_longer_than_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

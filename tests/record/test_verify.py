@@ -114,6 +114,51 @@ def test_another_name_key_secret_or_digest_is_seen(tmp_path: Path) -> None:
     assert judged(path.rename(tmp_path / "s2.gwt"), digest).status == "altered"
 
 
+def test_another_name_is_told_from_an_alteration(tmp_path: Path) -> None:
+    for make in (ended, crashed):
+        path = tmp_path / "s1.gwt"
+        digest = make(path)
+        data = path.read_bytes()
+        copy = path.rename(tmp_path / "copy.of.s1")
+        told = "the file is called copy.of.s1, and the transcript in it is of s1"
+        for judge in (judged, by_seals):
+            for known in (None, digest, "00" * 32):
+                verdict = judge(copy, known)
+                assert (verdict.status, verdict.detail) == ("altered", told)
+            for index in range(0, bounds(data)[-3 if make is ended else 1], 7):
+                flipped = bytearray(data)
+                flipped[index] ^= 1
+                copy.write_bytes(flipped)
+                verdict = judge(copy, None)
+                assert (verdict.status, verdict.detail != told) == ("altered", True)
+            copy.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "meant", [None, 5, "", "s1", "\x1b[2J", "\ud800", "ü", "n" * 70_000, ["s1"], {}]
+)
+def test_whatever_a_header_says_it_is_of_is_only_what_it_says(
+    tmp_path: Path, meant: object
+) -> None:
+    path = tmp_path / "s2.gwt"
+    log = FileLog(path, KEYS, {"id": meant})
+    log.finish(END, 0, 0, 0)
+    log.abandon()
+    assert (judged(path).status, by_seals(path).status) == ("ok", "ok")
+    assert judged(path).header["id"] == meant
+    for judge in (judged, by_seals):
+        verdict = judge(path.rename(tmp_path / "s3.gwt"))
+        assert verdict.status == "altered"
+        assert not verdict.detail.startswith("the file is called")
+        path = tmp_path / "s3.gwt"
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "s1.gwt"
+    ended(path)
+    assert judged(path.rename(tmp_path / "\udcff.gwt")).status == "altered"
+
+
 # -- with the public key alone -------------------------------------------------------------
 
 
