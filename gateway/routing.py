@@ -195,7 +195,7 @@ def _said(target: Target, wanted: Wanted, known: Seen, now: float) -> Iterator[s
         yield f"degraded: {known.why}"
     if wanted.kind is TargetKind.PREFER_STANDBY and known.kind is not None:
         yield "preferred" if known.kind == "standby" else "only if no standby is left"
-    yield f"{known.open_sessions} open sessions"
+    yield f"{known.open_sessions} open session{'' if known.open_sessions == 1 else 's'}"
     if target.weight != 1:
         yield f"weight {target.weight:g}"
     if target.zone is not None and wanted.zone is not None:
