@@ -71,7 +71,12 @@ _TRUSTED = {
 
 
 @command()
-@click.option("--directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where its data stay, for the next start [default: a temporary one, gone at the end].",
+)
 def demo(context: Context, directory: Path | None) -> None:
     """Run the whole thing with nothing prepared, until Ctrl-C."""
     from gateway.demo import run

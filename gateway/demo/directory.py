@@ -82,6 +82,7 @@ resources:
     targets:
       - {address: "127.0.0.1:$primary"}    # the primary
       - {address: "127.0.0.1:$standby"}    # its standby; the gateway asks which is which
+    health: {account: app_ro}    # asks them how they are; it needs no privileges for that
     tls: {mode: disable}    # the embedded PostgreSQL has no TLS; it is on this machine
     accounts:
       - {name: app_ro, password: {file: secrets/app_ro}}
@@ -176,7 +177,7 @@ def opened(path: Path | None) -> Iterator[Directory]:
     :raises GatewayError: it is in use, or is something else
     """
     if path is None:
-        with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name, opened(Path(name)) as it:
+        with _temporary() as place, opened(place) as it:
             yield it
         return
     path = path.absolute()
@@ -192,6 +193,29 @@ def opened(path: Path | None) -> Iterator[Directory]:
         names = {**ports, **keys, "host_key": _key(home.host_key)}
         _write_once(home.objects, OBJECTS.substitute(names))
         yield home
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    """Gone at the end. When something fails it stays, for people to look why."""
+    path = Path(tempfile.mkdtemp(prefix="gateway-demo-"))
+    try:
+        yield path
+    except (GatewayError, OSError) as failed:
+        raise GatewayError(f"{failed}; what it wrote is kept in {path}") from failed
+    except Exception as bug:
+        bug.add_note(f"what it wrote is kept in {path}")
+        raise
+    except BaseException:  # Ctrl-C
+        _remove(path)
+        raise
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """As tempfile does it, which also removes what its owner may not enter."""
+    with tempfile.TemporaryDirectory(prefix="gateway-demo-", dir=path.parent) as name:
+        path.rename(Path(name) / path.name)
 
 
 def _fits(path: Path) -> None:

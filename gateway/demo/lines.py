@@ -25,6 +25,7 @@ def lines(home: Directory, configuration: Config) -> Iterator[str]:
     yield f"Gateway serves a demo in {home.path}"
     yield from _databases(home, configuration)
     yield from _servers(home, configuration)
+    yield from _failover(home)
     yield from _operations(home)
     yield ""
     yield "Ctrl-C stops everything."
@@ -108,6 +109,18 @@ def _servers(home: Directory, configuration: Config) -> Iterator[str]:
     yield f"  ssh -F {config} -N -L 8080:127.0.0.1:{home.ports['diagnostics']} web-bob"
     if shutil.which("ssh") is None:
         yield "(ssh is not installed here; Debian has it in openssh-client.)"
+
+
+def _failover(home: Directory) -> Iterator[str]:
+    gateway = command(home.configuration)
+    pid = shlex.quote(str(home.path / "standby" / "postmaster.pid"))
+    yield ""
+    yield "Failover. Kill or drain the standby while alice is logged in: her session goes on at the"
+    yield "primary, and what was killed is started again."
+    yield f"  {gateway} targets"
+    yield f"  kill -9 $(head -n 1 {pid})"
+    yield f"  {gateway} targets drain 127.0.0.1:{home.ports['standby']}    # undrain: takes it back"
+    yield f"  {gateway} audit --since 5m    # session.moved; replay, below, has it too"
 
 
 def _operations(home: Directory) -> Iterator[str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from attrs import frozen
 
-from gateway.demo.processes import Child, Failed, Launch, completed, serving
+from gateway.demo.processes import Child, Failed, Launch, completed, end_abandoned, serving
 from gateway.errors import GatewayError
 
 HERE = "/proc/self/cwd"  # an absolute name that needs no permission on what is above it
@@ -42,7 +42,6 @@ host  replication  {REPLICATION}        127.0.0.1/32  scram-sha-256
 # The data outlive the processes, not a power cut: that makes the start twice as fast.
 SETTINGS = """\
 # Written at each start of the demo.
-cluster_name = '{name}'
 port = {port}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -127,6 +126,12 @@ class Programs:
             os.chown(directory, self.owner.pw_uid, self.owner.pw_gid)
         return directory
 
+    def let_through(self, directory: Path) -> None:
+        """To what is below *directory* and lets them in; they cannot list it."""
+        if self.owner is not None:
+            os.chown(directory, -1, self.owner.pw_gid)
+            directory.chmod(0o710)
+
 
 @contextmanager
 def programs(lock: int) -> Iterator[Programs]:
@@ -163,11 +168,17 @@ class Server:
     async def serving(self, **settings: str) -> AsyncIterator[Child]:
         """Run it; the block begins when it takes connections."""
         await self._configure(self.data, **settings)
-        launch = self.programs.launch(self.data, "postgres", "-D", HERE)
+        # Not in the file: ps shows what its directory does not tell.
+        options = ("-D", HERE, "-c", f"cluster_name={self.name}")
+        launch = self.programs.launch(self.data, "postgres", *options)
         log = self.home / f"{self.name}.log"
-        async with serving(f"the {self.name}", launch, log, signal.SIGINT) as child:
-            await child.until(self._takes_connections)
-            yield child
+        try:
+            async with serving(f"the {self.name}", launch, log, signal.SIGINT) as child:
+                await child.until(self._takes_connections)
+                yield child
+        finally:
+            # Busy backends outlive a server that was killed, and would keep the next one out.
+            end_abandoned(self.programs.directory / "postgres", self.data)
 
     async def create(self, passwords: Mapping[str, str]) -> None:
         """Make the primary's data, if there are none. *passwords*: by account."""
@@ -215,7 +226,7 @@ class Server:
 
     async def _configure(self, data: Path, **settings: str) -> None:
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
-        text = SETTINGS.format(name=self.name, port=self.port) + "".join(lines)
+        text = SETTINGS.format(port=self.port) + "".join(lines)
         # Read after postgresql.conf, in which initdb has noted what works on this machine.
         await self.programs.write(data / "postgresql.auto.conf", text)
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import field, frozen
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, printable
 
 PATIENCE = 60.0  # seconds to come up: initdb on a slow disk takes a few
 ENDING = 20.0  # seconds to end when asked; PostgreSQL writes what it has in memory
@@ -26,11 +26,11 @@ _libc = ctypes.CDLL(None)
 
 
 class Failed(GatewayError):
-    """A program did; ``log`` is the end of what it said."""
+    """A program did; ``log`` is the end of what it said, as a terminal may have it."""
 
     def __init__(self, message: str, log: str) -> None:
         super().__init__(message)
-        self.log = log.splitlines()[-TAIL:]
+        self.log = [printable(line) for line in log.splitlines()[-TAIL:]]
 
 
 @frozen
@@ -82,18 +82,18 @@ class Child:
     process: Process
     log: Path
 
-    async def ended(self) -> None:
+    async def ended(self) -> NoReturn:
         """Wait until it ends, which it should not.
 
         :raises Failed: always
         """
         code = await self.process.wait()
-        raise Failed(f"{self.name} ended with code {code}", self.log.read_text(errors="replace"))
+        raise self._failed(f"ended with code {code}")
 
     async def until(self, ready: Callable[[], Awaitable[bool]]) -> None:
         """Wait for *ready*, asked ten times a second.
 
-        :raises GatewayError: the program ended, or took too long
+        :raises Failed: the program ended, or took too long
         """
         asking = asyncio.ensure_future(_true(ready))
         ending = asyncio.ensure_future(self.ended())
@@ -105,9 +105,12 @@ class Child:
             asking.cancel()
             ending.cancel()
         if not done:
-            raise GatewayError(f"{self.name} was not ready after {PATIENCE:g} s")
+            raise self._failed(f"was not ready after {PATIENCE:g} s")
         for task in done:
             task.result()
+
+    def _failed(self, how: str) -> Failed:
+        return Failed(f"{self.name} {how}", self.log.read_text(errors="replace"))
 
 
 @asynccontextmanager
@@ -188,6 +191,15 @@ def adopt_orphans() -> None:
 def show_to_own_user() -> None:
     """Let processes of our user see where we are, although we were root's once."""
     _libc.prctl(PR_SET_DUMPABLE, 1)
+
+
+def end_abandoned(program: Path, cwd: Path) -> None:
+    """Processes of *program* that are in *cwd*; when what started them there has ended."""
+    wanted = os.path.realpath(program), os.path.realpath(cwd)
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has gone, or is somebody else's
+            if (os.readlink(process / "exe"), os.readlink(process / "cwd")) == wanted:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def end_children() -> None:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from gateway import config, objects
@@ -16,8 +17,8 @@ from gateway.demo.directory import Directory, opened
 from gateway.demo.lines import DOORS, front, lines, reached
 from gateway.demo.postgres import REPLICATION, Programs, Server, programs
 from gateway.demo.processes import Child, Failed, Launch, listens, serving
+from gateway.demo.supervision import Serve, kept_up
 from gateway.demo.web import client_files, target
-from gateway.errors import printable
 from gateway.places import Places
 from gateway.ssh.authority import SshAuthority
 
@@ -27,14 +28,9 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: its termina
 def run(directory: Path | None) -> int:
     """Serve from *directory* (None: a temporary one) until told to stop; the exit code.
 
-    :raises GatewayError: it could not begin, or a part of it ended by itself
+    :raises GatewayError: it could not begin, or the gateway ended by itself
     """
-    try:
-        asyncio.run(_until_told(_demo(directory)))
-    except Failed as failed:
-        for line in map(printable, failed.log):
-            _tell(f"  {line}")
-        raise
+    asyncio.run(_until_told(_demo(directory)))
     return 0
 
 
@@ -45,6 +41,8 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(told.wait())
     await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if told.is_set():
+        _tell("stopping ...")
     waiting.cancel()
     working.cancel()
     with suppress(asyncio.CancelledError):
@@ -52,19 +50,18 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
 
 
 async def _demo(directory: Path | None) -> None:
-    with opened(directory) as home, programs(home.lock) as postgresql:
+    with opened(directory) as home, programs(home.lock) as postgresql, _log_told():
         configuration = _judged(home)
         # The gateway would make its keys itself; what the target trusts has to be there first.
         authority = await asyncio.to_thread(SshAuthority.open, Places(configuration.state_dir).keys)
         client_files(home, reached(configuration, "ssh"), authority)
         async with AsyncExitStack() as parts:
-            children = [
-                *await _databases(parts, home, postgresql),
-                await _server(parts, home, authority, postgresql),
-                await parts.enter_async_context(_gateway(home, configuration)),
-            ]
+            await _databases(parts, home, postgresql)
+            _tell("... an SSH server ...")
+            await _keep(parts, partial(target, home, authority, postgresql))
+            gateway = await parts.enter_async_context(_gateway(home, configuration))
             print("\n".join(lines(home, configuration)), flush=True)
-            await _first_to_end(children)
+            await gateway.ended()
 
 
 def _judged(home: Directory) -> Config:
@@ -80,25 +77,21 @@ def _judged(home: Directory) -> Config:
     return configuration
 
 
-async def _databases(parts: AsyncExitStack, home: Directory, postgresql: Programs) -> list[Child]:
+async def _databases(parts: AsyncExitStack, home: Directory, postgresql: Programs) -> None:
     primary, standby = (
         Server(postgresql, home.path, name, home.ports[name]) for name in ("primary", "standby")
     )
     password = home.passwords[REPLICATION]
     _tell("PostgreSQL, a primary ...")
     await primary.create(home.passwords)
-    first = await parts.enter_async_context(primary.serving())
+    await _keep(parts, primary.serving)
     _tell("... and its standby ...")
     await standby.copy(primary, password)
-    follows = standby.follows(primary, password)
-    return [first, await parts.enter_async_context(standby.serving(**follows))]
+    await _keep(parts, partial(standby.serving, **standby.follows(primary, password)))
 
 
-async def _server(
-    parts: AsyncExitStack, home: Directory, authority: SshAuthority, postgresql: Programs
-) -> Child:
-    _tell("... an SSH server ...")
-    return await parts.enter_async_context(target(home, authority, postgresql))
+async def _keep(parts: AsyncExitStack, serve: Serve) -> None:
+    await parts.enter_async_context(kept_up(serve, _tell))
 
 
 @asynccontextmanager
@@ -125,18 +118,17 @@ async def _opens(configuration: Config) -> bool:
     return True
 
 
-async def _first_to_end(children: list[Child]) -> None:
-    """:raises Failed: one did"""
-    ending = [asyncio.ensure_future(child.ended()) for child in children]
+@contextmanager
+def _log_told() -> Iterator[None]:
+    """Of a program that fails, the end of its log."""
     try:
-        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in ending:
-            task.cancel()
-    for task in ending:
-        if task.done() and not task.cancelled():
-            task.result()
+        yield
+    except Failed as failed:
+        for line in failed.log:
+            _tell(f"  {line}")
+        raise
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody is left to read it: the terminal was closed
+        print(text, file=sys.stderr, flush=True)

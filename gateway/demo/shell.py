@@ -60,7 +60,7 @@ def _arguments(words: list[str]) -> Namespace:
 async def _serve(asked: Namespace, parent: int) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, told.set)
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(told.set))
     host_key = asyncssh.import_private_key(asked.host_key.read_bytes())
     trusted = asyncssh.import_public_key(asked.trusted)
     with socket.create_server(("127.0.0.1", asked.port)) as door:
@@ -87,6 +87,8 @@ async def _serve(asked: Namespace, parent: int) -> None:
         )
         async with server:
             await told.wait()
+            # Each thread of a demo that is killed sends one, as it ends.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _become(name: str | None) -> None:

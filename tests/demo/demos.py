@@ -65,6 +65,11 @@ class Demo:
         self.said(LAST)
         return self
 
+    @property
+    def servers(self) -> list[psutil.Process]:
+        """What it has started itself; below these, backends come and go."""
+        return psutil.Process(self.process.pid).children()
+
     def line(self, start: str) -> str:
         """The line to paste that has *start* in it."""
         return next(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from gateway import config, objects
 from gateway.demo import directory
-from gateway.demo.directory import ACCOUNTS, PEOPLE, opened
+from gateway.demo.directory import ACCOUNTS, PEOPLE, _remove, opened
 from gateway.errors import GatewayError
 from tests.real.servers import free_port
 from tests.real.ssh_servers import run
@@ -42,7 +43,9 @@ def test_what_is_written_is_private_and_judged_fine(tmp_path: Path, usual: dict[
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         loaded = config.load(home.configuration)
         assert loaded.listeners[0].address.port == usual["gateway"]
-        assert {document.name for document in objects.read(home.objects)} >= {"alice", "bob"}
+        named = {document.name: document for document in objects.read(home.objects)}
+        assert named.keys() >= {"alice", "bob"}
+        assert named["orders"].body["health"] == {"account": "app_ro"}
 
 
 def test_passwords_are_of_one_directory(tmp_path: Path) -> None:
@@ -77,17 +80,53 @@ def test_what_is_written_at_each_start_is_private_too(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("*.new"))
 
 
-def test_a_temporary_one_goes_also_when_something_fails() -> None:
-    def fail() -> None:
-        with opened(None) as home:
-            made.append(home.configuration)
-            assert made[0].exists()
-            raise ZeroDivisionError
+def temporary(failure: BaseException | None) -> Path:
+    """Where a temporary one was, in which *failure* came."""
+    with opened(None) as home:
+        MADE.append(home.path)
+        assert home.configuration.exists()
+        closed = home.path / "closed"
+        (closed / "inner").mkdir(parents=True)
+        closed.chmod(0)
+        if failure is not None:
+            raise failure
+    return home.path
 
-    made: list[Path] = []
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert not made[0].parent.exists()
+
+MADE: list[Path] = []
+
+
+def test_a_temporary_one_goes_at_the_end() -> None:
+    assert not temporary(None).exists()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_temporary_one_goes_when_it_is_stopped(stop: BaseException) -> None:
+    with pytest.raises(type(stop)):
+        temporary(stop)
+    assert not MADE[-1].exists()
+
+
+@pytest.mark.parametrize("failure", [GatewayError("broken"), OSError("broken")])
+def test_a_temporary_one_stays_when_something_fails(failure: Exception) -> None:
+    with pytest.raises(GatewayError, match=r"^broken; ") as failed:
+        temporary(failure)
+    assert str(failed.value).endswith(f"; what it wrote is kept in {MADE[-1]}")
+    assert stat.S_IMODE(MADE[-1].stat().st_mode) == 0o700
+    _remove(MADE[-1])
+    assert not MADE[-1].exists()
+
+
+def test_a_bug_says_so_too() -> None:
+    with pytest.raises(ZeroDivisionError) as bug:
+        temporary(ZeroDivisionError())
+    assert bug.value.__notes__ == [f"what it wrote is kept in {MADE[-1]}"]
+    _remove(MADE[-1])
+
+
+def test_another_s_failure_is_not_told_of_a_directory_that_was_named(tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match=r"^broken$"), opened(tmp_path):
+        raise GatewayError("broken")
 
 
 def test_a_relative_name_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,9 @@ def served(path: Path, place: Path) -> list[str]:
     file.write_text(
         "listeners: [{address: 127.0.0.1:1, protocols: [postgresql, ssh]}]\ndomain: gw.localhost\n"
     )
-    return list(lines(Directory(place, -1, {"diagnostics": 9}, SECRETS), config.load(file)))
+    return list(
+        lines(Directory(place, -1, {"diagnostics": 9, "standby": 7}, SECRETS), config.load(file))
+    )
 
 
 def test_no_secret_of_an_account_is_printed(
@@ -132,6 +134,27 @@ def test_the_usual_lines_of_ssh_are_as_people_write_them(tmp_path: Path) -> None
     assert "  ssh -p 1 -o UserKnownHostsFile=/d/known_hosts 'alice#web@localhost'" in said
     assert "  ssh -F /d/ssh_config -J gateway deploy@web.gw.localhost" in said
     assert not [line for line in served(tmp_path, Path("/a d")) if " -J " in line]
+
+
+def test_the_usual_lines_for_failover_are_as_people_write_them(tmp_path: Path) -> None:
+    said = served(tmp_path, Path("/d"))
+    assert "  kill -9 $(head -n 1 /d/standby/postmaster.pid)" in said
+    assert [line for line in said if " targets drain 127.0.0.1:7 " in line]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_line_that_kills_names_the_standby(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name[1:]
+    (place / "standby").mkdir(parents=True)
+    (place / "standby" / "postmaster.pid").write_text("4711\nmore\n")
+    [line] = [line for line in served(tmp_path, place) if "kill -9" in line]
+    said = subprocess.run(
+        ["/bin/sh", "-c", line.replace("kill -9", "echo")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "4711\n"
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo import processes
-from gateway.demo.processes import Failed, Launch, completed, listens, serving
+from gateway.demo.processes import Failed, Launch, completed, end_abandoned, listens, serving
 from gateway.errors import GatewayError
 from tests.real.servers import until
 from tests.support import asyncio_test, over
@@ -105,6 +105,13 @@ async def test_one_that_ends_by_itself_is_told_with_its_log(tmp_path: Path, lock
 
 
 @asyncio_test
+async def test_no_terminal_obeys_a_log(tmp_path: Path, lock: int) -> None:
+    with pytest.raises(Failed) as failed:
+        await completed("it", shell("printf '\\033[2J'; exit 1", tmp_path, lock))
+    assert failed.value.log == ["\\x1b[2J"]
+
+
+@asyncio_test
 async def test_patience_ends(tmp_path: Path, lock: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.1)
     launch = shell(ENDLESS, tmp_path, lock)
@@ -146,6 +153,25 @@ def test_children_of_children_end_with_them() -> None:
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
     assert all(map(over, pids))
+
+
+def test_only_the_program_s_processes_in_the_directory_are_ended(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for place in (here, elsewhere):
+        place.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    program = Path("/bin/sleep").resolve()
+    with (
+        subprocess.Popen([program, "60"], cwd=here) as abandoned,
+        subprocess.Popen([program, "60"], cwd=elsewhere) as another,
+        subprocess.Popen([sys.executable, "-c", "input()"], cwd=here, stdin=subprocess.PIPE) as own,
+    ):
+        end_abandoned(program, tmp_path / "link")
+        assert abandoned.wait(10) == -signal.SIGKILL
+        assert (another.poll(), own.poll()) == (None, None)
+        another.kill()
+        own.communicate(b"\n", 10)
+        assert own.returncode == 0
 
 
 @asyncio_test

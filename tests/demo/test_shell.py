@@ -268,5 +268,8 @@ def test_nothing_stays_behind_whatever_it_did() -> None:
                     " ! [ -s pid ]; do sleep 0.1; done")  # fmt: skip
         daemon = psutil.Process(int((server.home / "pid").read_text()))
         assert daemon.is_running()
-        assert server.stop() == 0
+        # Each thread of a parent that is killed has the kernel tell it, while it ends.
+        while server.process.poll() is None:
+            server.process.terminate()
+        assert server.process.returncode == 0
         assert psutil.wait_procs([daemon], PATIENCE)[1] == []
