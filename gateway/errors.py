@@ -45,16 +45,16 @@ class Unreachable(Refused):
     public = "no target can take this session now"
 
 
-class NoSuchDatabase(Refused):
+class NoSuchDatabase(Unreachable):
     """Somebody who may go there asks for a database that the targets do not have."""
 
-    public = "the resource has no such database"
+    public = f"{Unreachable.public}: there is no such database"
 
 
-class BadParameter(Refused):
+class BadParameter(Unreachable):
     """The client's start-up message has a parameter that the targets do not take."""
 
-    public = "a connection parameter is unknown, or has an impossible value"
+    public = f"{Unreachable.public}: a connection parameter is unknown, or has an impossible value"
 
 
 class LimitReached(Refused):

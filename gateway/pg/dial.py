@@ -34,7 +34,7 @@ from gateway.reach import FAILURES, connect, words
 from gateway.wire import Wire
 
 TOO_MANY, WRONG_PASSWORD = "53300", "28P01"
-ITS_OWN = {  # what only the client can mend: it is told, and not to try again in a moment
+ITS_OWN = {  # what only the client can mend: trying again does not help
     "3D000": NoSuchDatabase,
     "22023": BadParameter,  # invalid_parameter_value
     "42704": BadParameter,  # undefined_object: a setting of no known name

@@ -280,11 +280,18 @@ def test_any_bytes_in_any_pieces(tail: bytes, head: bytes, data: st.DataObject) 
     assert pieces == whole or isinstance(whole, type)
 
 
+def test_tls_begins_with_its_first_byte() -> None:
+    assert Startup().receive(b"\x16") == TlsHello(b"\x16")
+    assert _outcome(b"\x16", b"\0") == _outcome(b"\x16\0") == TlsHello(b"\x16\0")
+
+
 def _outcome(*chunks: bytes) -> Packet | type | None:
-    startup = Startup()
+    startup, coming = Startup(), list(chunks)
     try:
-        for chunk in chunks:
-            packet = startup.receive(chunk)
+        while coming:
+            packet = startup.receive(coming.pop(0))
+            if isinstance(packet, TlsHello):  # what follows goes to the TLS engine as well
+                return TlsHello(packet.data + b"".join(coming))
             if packet is not None:
                 return packet
     except Refused as refused:

@@ -18,6 +18,11 @@ from gateway.pg.frames import parse_error
         (errors.NotAllowed("no binding"), "28000", "access denied"),
         (errors.TlsRequired("clear"), "28000", "connections must use TLS"),
         (errors.Unreachable("10.0.0.1 refused"), "57P03", "no target can take this session now"),
+        (
+            errors.NoSuchDatabase("3D000"),
+            "57P03",
+            "no target can take this session now: there is no such database",
+        ),
         (errors.LimitReached("per user"), "53300", "too many connections"),
         (errors.ProtocolViolation("bad length", "internals"), "08P01", "bad length"),
         (errors.NotRecorded("disk full"), "58030", "the session cannot be recorded"),
@@ -39,6 +44,13 @@ def test_a_subclass_has_its_parents_words() -> None:
         pass
 
     assert words.refusal(Worse("x"), "q") == words.refusal(errors.BadProof("y"), "q")
+
+
+def test_trying_again_is_advised_where_it_may_help() -> None:
+    kinds = (errors.Unreachable, errors.NoSuchDatabase, errors.BadParameter)
+    assert ["Try again" in str(words.refusal(kind("x"), "q")) for kind in kinds] == [
+        True, False, False,
+    ]  # fmt: skip
 
 
 SQLSTATES = {

@@ -118,7 +118,10 @@ def test_a_password_as_postgresql_keeps_it(gateway: GatewayProcess) -> None:
 
 def test_a_password_set_by_the_administrator(gateway: GatewayProcess) -> None:
     done = gateway.cli("passwd", "nobody", "--stdin", input="größer\n")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"{gateway.objects}: a password of nobody there holds again when it is read next\n"
+    )
     for password, sqlstate in (("größer", "28000"), ("nobody's password", "28P01")):
         said = refusal(gateway, "nobody", password)
         assert said is not None
