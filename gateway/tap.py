@@ -39,6 +39,10 @@ def _choose_reactor() -> None:
         raise usage.UsageError("gateway runs on the asyncio reactor; leave --reactor out")
 
 
+def _too_early(number: int, frame: object) -> None:
+    """What is to be read again has yet to be read; SIGHUP by itself would end the process."""
+
+
 class Options(usage.Options):
     """Options of ``twist gateway``."""
 
@@ -54,6 +58,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, _too_early)
         _choose_reactor()
 
     def postOptions(self) -> None:

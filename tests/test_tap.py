@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def test_the_configuration_is_judged_before_the_daemon_starts(config: Path) -> N
     service = makeService(options)
     assert IService.providedBy(service)
     assert not service.running
+
+
+def test_a_hang_up_before_the_daemon_starts_does_not_end_it(config: Path) -> None:
+    parsed("--config", str(config))
+    signal.raise_signal(signal.SIGHUP)
 
 
 def test_the_environment_names_it(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,18 +207,10 @@ class PostgresDialer:
         else:
             self._sightings.failed(spot, why)
 
-    async def admits(self, grant: Grant, target: Address, parameters: frames.Parameters) -> bool:
-        """Whether *target* takes sessions at this moment."""
-        attempt = _Attempt(grant, target, TargetKind.ANY)
-        try:
-            async with asyncio.timeout(self._timeout):
-                upstream = await self._attempt(attempt, tuple(parameters))
-        except TargetRefused as no:  # of this account, that database: not because it goes down
-            return not no.said.sqlstate.startswith("57P")
-        except FAILURES:
-            return False
-        upstream.abort()
-        return True
+    async def visit(self, grant: Grant, target: Address, parameters: frames.Parameters) -> Upstream:
+        """Log in at *target*, whatever is thought of it; any of :data:`FAILURES`."""
+        async with asyncio.timeout(self._timeout):
+            return await self._attempt(_Attempt(grant, target, TargetKind.ANY), tuple(parameters))
 
     async def cancel(self, grant: Grant, upstream: Upstream) -> None:
         """Ask the target to cancel what *upstream* runs; returns when it has been heard.

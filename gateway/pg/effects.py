@@ -22,7 +22,16 @@ from attrs import frozen
 from gateway.pg.statements import Statement, statements
 
 MAX_LOOK = 64 << 10  # bytes of a text that are cut into words: a millisecond or two
+NAMEDATALEN = 64  # bytes of a name, and the one behind it
 MAX_REMEMBERED = 1024  # bytes of a text whose effects are remembered, 1,024 of them
+
+_NOT_READ = frozenset(  # encodings in which a byte of ASCII may be half a character
+    ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
+)
+PARSED = frozenset(  # settings that decide what a literal means
+    b"datestyle timezone intervalstyle array_nulls transform_null_equals xmloption"
+    b" lc_monetary".split()
+)
 
 
 class Does(enum.Enum):
@@ -65,7 +74,8 @@ _PLAIN_STARTS = frozenset((b"select ", b"insert ", b"update ", b"delete "))  # s
 # What they conceal: names, sought from a rare letter on, escaped ones, and a second statement.
 _conceals = re.compile(
     rb"_(?:config(?<=set_config)|settings(?<=pg_settings)|connect(?<=dblink_connect)"
-    rb"|session(?<=origin_session))|visory(?<=advisory)|mp(?<=temp)|setseed"
+    rb"|session(?<=origin_session)|start(?<=backup_start)|backup(?<=start_backup)"
+    rb"|slot(?<=replication_slot)|limit(?<=set_limit))|visory(?<=advisory)|mp(?<=temp)|setseed"
     rb"|&(?<=u&)[\"']|;\s*[^\s;]"
 ).search
 
@@ -85,8 +95,16 @@ def _effects(text: bytes) -> Effects:
         return (Effect(Does.PIN, name=b"a statement too long to be looked into"),)
     found: list[Effect] = []
     for statement in statements(text):
-        found += _of(statement)
+        found += map(_cut, _of(statement))
     return tuple(found)
+
+
+def _cut(effect: Effect) -> Effect:
+    """Of names the server takes 63 bytes: two may be one, and which, its encoding decides."""
+    kept = effect.does is Does.PIN or effect.name.startswith(CHARACTERISTICS)
+    if kept or len(effect.name) < NAMEDATALEN:
+        return effect
+    return Effect(Does.PIN, name=b"a name longer than the server takes")
 
 
 def startup_pins(parameters: Mapping[str, str]) -> str:
@@ -95,6 +113,15 @@ def startup_pins(parameters: Mapping[str, str]) -> str:
         plain = value.lower().replace("\\", "")  # which may stand anywhere in ``options``
         if name.lower() in ("search_path", "options") and "pg_temp" in plain:
             return _INVISIBLY.name.decode()
+    return ""
+
+
+def illegible(reported: Mapping[str, str]) -> str:
+    """Why texts cannot be read; what they have hidden meanwhile stays hidden."""
+    if reported.get("standard_conforming_strings") == "off":
+        return "standard_conforming_strings is off"
+    if reported.get("client_encoding") in _NOT_READ:
+        return f"client_encoding is {reported['client_encoding']}"
     return ""
 
 
@@ -122,6 +149,13 @@ _PINS = {  # words that pin wherever they stand
     b"pg_try_advisory_lock": b"advisory locks",
     b"pg_try_advisory_lock_shared": b"advisory locks",
     b"pg_replication_origin_session_setup": b"replication origins",
+    b"pg_backup_start": b"base backups",
+    b"pg_start_backup": b"base backups",
+    b"pg_create_physical_replication_slot": b"replication slots",
+    b"pg_create_logical_replication_slot": b"replication slots",
+    b"pg_copy_physical_replication_slot": b"replication slots",
+    b"pg_copy_logical_replication_slot": b"replication slots",
+    b"set_limit": b"the limit of pg_trgm",
 }
 CHARACTERISTICS = b"session characteristics"
 _SPELLINGS = {  # what SET calls otherwise than SHOW does

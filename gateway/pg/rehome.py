@@ -19,8 +19,9 @@ from gateway.errors import NotAllowed, Refused, Unreachable
 from gateway.model import Denied, Grant
 from gateway.pg.dial import PostgresDialer, Upstream
 from gateway.pg.frames import Parameters
-from gateway.pg.restore import Arrival, restore
+from gateway.pg.restore import Arrival, restore, uptime
 from gateway.pg.state import Restoration
+from gateway.pg.target_login import TargetRefused
 from gateway.reach import FAILURES, words
 
 PATIENCE = 15.0  # seconds in which a lost target is to be replaced: a promotion takes ten
@@ -95,9 +96,11 @@ class Home:
     _parameters: Callable[[Grant], Parameters]
     _stays: Stays = field(init=False, factory=Stays)
     _system: str = field(init=False)
+    _since: float = field(init=False)  # when it came to its target
 
     def __attrs_post_init__(self) -> None:
         self._system = self._upstream.system
+        self._since = _now()
 
     @property
     def address(self) -> str:
@@ -116,10 +119,28 @@ class Home:
         await self._movers.dialer.cancel(self._grant, self._upstream)
 
     async def stands(self) -> bool:
-        """Whether the target takes sessions: what ended this one was meant for it alone."""
-        parameters = self._parameters(self._grant)
-        async with self._turn:
-            return await self._movers.dialer.admits(self._grant, self._upstream.target, parameters)
+        """Whether the target has been up since the session came, and takes others: what ended
+        this one was meant for it alone.
+
+        :raises NotAllowed, Stranded: as :meth:`another`
+        """
+        stay, grant = _now() - self._since, self._renewed()
+        try:
+            async with self._turn:
+                return await self._uptime(grant) > stay
+        except TargetRefused as no:  # of this account, that database: not because it goes down
+            return not no.said.sqlstate.startswith("57P")
+        except FAILURES:
+            return False
+
+    async def _uptime(self, grant: Grant) -> float:
+        dialer, target = self._movers.dialer, self._upstream.target
+        visitor = await dialer.visit(grant, target, self._parameters(grant))
+        try:
+            async with asyncio.timeout(RESTORING):
+                return await uptime(visitor)
+        finally:
+            visitor.abort()
 
     def leave(self) -> None:
         """The session is over."""
@@ -137,8 +158,8 @@ class Home:
 
     def move_in(self, arrival: Arrival) -> None:
         self._upstream.release()
-        self._upstream = arrival.upstream
-        self._stays.begin(_now())
+        self._upstream, self._since = arrival.upstream, _now()
+        self._stays.begin(self._since)
 
     async def another(self, wanted: Restoration, lost: Callable[[], bool]) -> Arrival:
         """The session at another target; at the same one again only if *lost*.

@@ -1,9 +1,8 @@
 """Makes a fresh log-in at a target the same session as another one was.
 
-It has to be one of the same data. Settings are made again in the words that made them,
-channels are listened to and statements prepared; then what the target reports of its settings
-is held against what the old one had reported. A session that comes out differently is not
-this session.
+It has to be one of the same data. Settings are made again in the words that made them, and
+what is reported differently all the same is set; under these settings statements are prepared,
+whose literals they may decide. What comes out differently is not this session.
 """
 
 from __future__ import annotations
@@ -26,6 +25,10 @@ _FIXED = frozenset(
 )
 _OF_THE_SERVER = frozenset({"in_hot_standby", "server_version"})  # the client is told of changes
 
+_UPTIME = (
+    "SELECT pg_catalog.extract('epoch', pg_catalog.now()"
+    " OPERATOR(pg_catalog.-) pg_catalog.pg_postmaster_start_time())"
+)
 _ANSWERS = Limits(
     MappingProxyType(
         {
@@ -68,15 +71,28 @@ async def restore(upstream: Upstream, wanted: Restoration, system: str) -> Arriv
     if not system or talk.value != system:
         raise Unrestored(f"holds other data: its system identifier is {talk.value}, not {system}")
     queries = [_query(text) for text in (*wanted.settings, *wanted.channels)]
+    await talk.ask(b"".join(queries), len(queries))
+    amends = list(_amends(wanted.reported, talk.reported))
     parses = [each for each in wanted.statements if each[0] != Kind.QUERY]
-    queries += [each for each in wanted.statements if each[0] == Kind.QUERY]
+    queries = [*amends, *(each for each in wanted.statements if each[0] == Kind.QUERY)]
     if parses:
         parses.append(frames.message(ord("S")))  # Sync
     await talk.ask(b"".join((*queries, *parses)), len(queries) + bool(parses))
-    amends = list(_amends(wanted.reported, talk.reported))
-    await talk.ask(b"".join(amends), len(amends))
     judge(wanted.reported, talk.reported)
     return Arrival(upstream, talk.reported, talk.rest())
+
+
+async def uptime(upstream: Upstream) -> float:
+    """Seconds since the target's server was started, by its own clock.
+
+    :raises Unrestored, ProtocolViolation, Gone: it does not tell
+    """
+    talk = _Talk(upstream)
+    await talk.ask(frames.query(_UPTIME), 1)
+    try:
+        return float(talk.value or "")
+    except ValueError:
+        raise ProtocolViolation("malformed uptime") from None
 
 
 def judge(wanted: Mapping[str, str], reported: Mapping[str, str]) -> None:

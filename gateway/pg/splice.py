@@ -29,6 +29,7 @@ from gateway.pg.state import SessionState
 from gateway.record.format import NOTE
 
 MAX_LAST_WORDS = 65_536  # bytes: two errors of the longest kind that libpq takes
+WISH = 5.0  # seconds for which a wish to leave holds: each second, there is a new one
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
 IDLE = 0x49  # ReadyForQuery's status outside a transaction
 
@@ -75,6 +76,7 @@ class Splice:
         self._lost: End | None = None  # the target is, and this is the end if there is no other
         self._moving: asyncio.Future[None] | None = None
         self._wish = ""  # why it is to leave its target when it can
+        self._wished = 0.0
         self._last_words = b""  # of the target, not told to the client yet
         self._gone: Channel | None = None  # the side that closed first
         self._parting: asyncio.TimerHandle | None = None
@@ -134,9 +136,12 @@ class Splice:
         """Go to another target as soon as nothing runs; stay where none takes the session."""
         if self._home is None or self._moving is not None or self._end is not None:
             return
+        if self._joint.forth.ended and self._quiet:
+            self._part()  # its client went while the target did not notice
+            return
         if self._home.rests:
             return
-        self._wish = why
+        self._wish, self._wished = why, self._loop.time()
         if not self._fixed():
             self._move()
 
@@ -167,7 +172,7 @@ class Splice:
             self.refused(error)
             return b"" if self._joint.back.ended else self._last_frame(data)
         if self._wish and self._moving is None and not self._fixed():
-            self._move()
+            self._follow_wish()
         return data
 
     def refused(self, error: Exception) -> None:
@@ -218,6 +223,8 @@ class Splice:
         """Why the session cannot be taken elsewhere now; "" if it can."""
         if not self._quiet or not self._client.at_boundary:
             return "a statement was in flight"
+        if self._joint.forth.ended or self._client.terminated:
+            return "the client has gone"
         if self._target.status != IDLE:
             return "in a transaction"
         if not self._target.at_boundary:
@@ -243,6 +250,13 @@ class Splice:
         if self._quiet and farewell.is_final(data) and self.lost(reset=False):
             self._joint.unhook()  # its end comes next, and is not waited for
         return True
+
+    def _follow_wish(self) -> None:
+        """It is said again and again for as long as there is a reason."""
+        if self._loop.time() - self._wished < WISH:
+            self._move()
+        else:
+            self._wish = ""
 
     def _move(self) -> None:
         self._joint.pause()

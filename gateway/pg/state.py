@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from gateway.pg import frames
-from gateway.pg.effects import Does, Effect, Effects, look, look_again
+from gateway.pg.effects import PARSED, Does, Effect, Effects, illegible, look, look_again
 
 MAX_KEPT = 1 << 20  # bytes of prepared statements and settings kept: some hundreds of them
 OVERHEAD = 100  # bytes counted for each, beside its text
@@ -37,10 +37,10 @@ _HARMLESS_TOO = frozenset(
 )  # fmt: skip
 _ENCODING = b"client_encoding"
 _KEPT_BY_RESET_ALL = frozenset((b"role", b"session_authorization"))
-_KEPT_BY_DISCARD_ALL = {"the seed of random()", "connections of dblink", "replication origins"}
-_NOT_READ = frozenset(  # encodings in which a byte of ASCII may be half a character
-    ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
-)
+_KEPT_BY_DISCARD_ALL = {
+    "the seed of random()", "connections of dblink", "replication origins", "base backups",
+    "replication slots",
+}  # fmt: skip
 _UNDONE = (Does.SET, Does.RESET_ALL, Does.LISTEN, Does.UNLISTEN, Does.DISCARD_TEMP)
 _IDLE = 0x49  # ReadyForQuery's status outside a transaction
 _LOST_TRACK = "answers that fit no question"
@@ -75,7 +75,7 @@ class SessionState:
 
     def __init__(self, reported: Mapping[str, str] | None = None, pinned: str = "") -> None:
         self.reported = dict(reported or {})
-        self._unknown = pinned or _illegible(self.reported)  # no state is kept any more
+        self._unknown = pinned or illegible(self.reported)  # no state is kept any more
         self.ending = NEVER if self._unknown else 0
         self.expected: deque[tuple[int, Effect]] = deque()
         self.pending = False
@@ -273,11 +273,21 @@ class SessionState:
         name, value = frames.parse_parameter_status(body)
         if name == "client_encoding" and self.reported.get(name) != value and not self._ascii():
             self.give_up("client_encoding changed after texts that depend on it")
+        if self.reported.get(name, value) != value:
+            self._parsed_otherwise(name.lower().encode(), -1)
         self.reported[name] = value
-        if why := _illegible(self.reported):
+        if why := illegible(self.reported):
             self.give_up(why)
         if len(self.reported) > MAX_PARAMETERS:
             self.give_up("too many reported settings")
+
+    def _parsed_otherwise(self, setting: bytes, batch: int) -> None:
+        """Literals of what is prepared mean what they did when that was parsed."""
+        statements = (text for name, text in self._statements.items() if name)
+        if setting in PARSED and any(
+            b"'" in text or b"= null" in text.lower() for text in statements
+        ):
+            self.pin("prepared statements whose literals depend on a setting since changed", batch)
 
     def _transaction(self, status: int, count: int) -> None:
         """Effects that a commit makes last, at the end of a batch."""
@@ -318,6 +328,7 @@ class SessionState:
             self._size += len(name) + len(text) + OVERHEAD
             self._drop_setting(name)
             self._settings[name] = text
+            self._parsed_otherwise(name, batch)
         elif effect.does is Does.LISTEN:
             self._size += 0 if name in self._channels else len(name) + len(text) + OVERHEAD
             self._channels[name] = text
@@ -386,12 +397,3 @@ def _effects_of(frame: bytes) -> Effects:
     """Those of a prepared statement; of one that SQL has prepared they have come about."""
     text = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
     return () if frame[0] == frames.Kind.QUERY else look_again(text)
-
-
-def _illegible(reported: Mapping[str, str]) -> str:
-    """Why texts cannot be read; what they have hidden meanwhile stays hidden."""
-    if reported.get("standard_conforming_strings") == "off":
-        return "standard_conforming_strings is off"
-    if reported.get("client_encoding") in _NOT_READ:
-        return f"client_encoding is {reported['client_encoding']}"
-    return ""

@@ -66,6 +66,7 @@ class Server:
     talk: Talk | None = None
     task: asyncio.Task[None] | None = None
     system: bytes = b"7001"
+    uptime: bytes = b"1000"
     cancelling: bool = False  # whoever comes now only cancels
     target: ScriptedTarget | None = None
     came: asyncio.Event = field(factory=asyncio.Event)
@@ -91,8 +92,8 @@ class Server:
                 name = body[:-1].decode()
             elif name == "P":
                 name = "parse " + body.split(b"\0")[0].decode()
-            if name == SYSTEM:
-                await talk.say(answer(self.system))
+            if name == SYSTEM or "pg_postmaster_start_time" in name:
+                await talk.say(answer(self.system if name == SYSTEM else self.uptime))
                 continue
             self.heard.append(name)
             await talk.say(self.told.get(name, ANSWERS.get(name.split()[0], b"")))
@@ -539,6 +540,43 @@ async def test_an_error_that_was_answered_is_no_end() -> None:
         await play.ask("SELECT 2")
         await play.lose()
         assert await play.ask("SELECT 1") == answer(b"1")
+
+
+@asyncio_test
+async def test_a_target_that_was_started_since_did_not_dismiss_it() -> None:
+    """A restart takes less time than two hundred sessions take to look whether it stands."""
+    async with played() as play:
+        await play.ask("SET a = 1")
+        play.old.uptime = b"0.000001"
+        await play.old.say(GOODBYE)
+        assert await play.ask("SELECT 1") == answer(b"1")
+        assert play.new.heard == ["SET a = 1", "SELECT 1"]
+
+
+@asyncio_test
+async def test_a_session_whose_client_has_gone_ends_where_it_is() -> None:
+    """A frozen target does not notice: it must not be taken to another, to live for ever."""
+    async with played() as play:
+        await play.ask("SET a = 1")
+        play.client.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: play.splice._joint.forth.ended)
+        play.splice.leave("is down")
+        assert await play.client.rest() == b""
+        assert await play.done == End(EndReason.CLIENT)
+        assert play.new.target.talks == []
+
+
+@asyncio_test
+async def test_a_wish_that_is_not_repeated_is_forgotten(monkeypatch) -> None:
+    """The drain was taken back while a transaction ran."""
+    monkeypatch.setattr(splice, "WISH", 0.0)
+    async with played() as play:
+        await play.ask("BEGIN")
+        play.splice.leave("is being drained")
+        play.old.told["COMMIT"] = frame("C", b"COMMIT\0") + I
+        await play.ask("COMMIT")
+        assert await play.ask("SELECT 1") == answer(b"1")
+        assert (play.old.heard, play.new.heard) == (["BEGIN", "COMMIT", "SELECT 1"], [])
 
 
 @asyncio_test

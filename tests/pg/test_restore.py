@@ -12,7 +12,7 @@ from gateway.errors import Gone, ProtocolViolation
 from gateway.model import Address
 from gateway.pg import frames
 from gateway.pg.dial import Upstream
-from gateway.pg.restore import Arrival, Unrestored, judge, news, restore
+from gateway.pg.restore import Arrival, Unrestored, judge, news, restore, uptime
 from gateway.pg.state import Restoration
 from gateway.pg.target_login import SYSTEM
 from gateway.wire import Wire
@@ -61,14 +61,20 @@ async def heard(target: Wire, expected: bytes) -> None:
 
 
 @asyncio_test
-async def test_all_is_said_at_once_and_in_order() -> None:
+async def test_all_is_said_in_order() -> None:
+    """And statements last: what their literals mean, settings decide."""
     wanted = Restoration((b"SET a = 1", b"SET b = 1"), (b"LISTEN c",), (PARSE, PREPARE), TOLD)
     async with logged_in(frames.parameter_status("x", "1")) as (upstream, target):
         restoring = await begun(upstream, target, wanted)
-        texts = ("SET a = 1", "SET b = 1", "LISTEN c", "PREPARE p AS SELECT 1")
-        await heard(target, b"".join(map(frames.query, texts)) + PARSE + SYNC)
+        texts = ("SET a = 1", "SET b = 1", "LISTEN c")
+        await heard(target, b"".join(map(frames.query, texts)))
         note = frames.message(ord("A"), b"\0\0\0\1c\0\0")
-        await target.send(done(b"SET") * 2 + done(b"LISTEN") + note + done(b"PREPARE"))
+        zone = frames.parameter_status("TimeZone", "CET")
+        await target.send(zone + done(b"SET") * 2 + done(b"LISTEN") + note)
+        amend = frames.query("SELECT pg_catalog.set_config(E'TimeZone', E'UTC', false)")
+        await heard(target, amend + PREPARE + PARSE + SYNC)
+        await target.send(frames.parameter_status("TimeZone", "UTC") + done(b"SELECT 1"))
+        await target.send(done(b"PREPARE"))
         assert not restoring.done()
         await target.send(frames.message(ord("1")) + READY + note)
         arrival = await restoring
@@ -82,6 +88,22 @@ async def test_of_a_session_without_a_state_nothing_else_is_asked() -> None:
     async with logged_in() as (upstream, target):
         arrival = await (await begun(upstream, target, NOTHING))
         assert (arrival.reported, arrival.rest) == (TOLD, b"")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [(b"12.5", 12.5), (b"x", None), (None, None), (b"", None)]
+)
+@asyncio_test
+async def test_for_how_long_a_target_is_up(said: bytes | None, seconds: float | None) -> None:
+    async with logged_in() as (upstream, target):
+        asking = asyncio.ensure_future(uptime(upstream))
+        assert b"pg_postmaster_start_time" in await target.receive()
+        await target.send(answer(said))
+        if seconds is None:
+            with pytest.raises(ProtocolViolation):
+                await asking
+        else:
+            assert await asking == seconds
 
 
 @pytest.mark.parametrize("system", [b"7002", b"", None])

@@ -269,7 +269,8 @@ def test_a_pin_counts_at_once_and_goes_with_discard(session: Session) -> None:
 
 @pytest.mark.parametrize(
     "text", ["SELECT setseed(0.5)", "SELECT dblink_connect('c', '')", "SET seed = 1",
-             "SELECT pg_replication_origin_session_setup('o')"],
+             "SELECT pg_replication_origin_session_setup('o')", "SELECT pg_backup_start('x')",
+             "SELECT pg_create_physical_replication_slot('s', true, true)"],
 )  # fmt: skip
 def test_what_discard_all_leaves_pins_for_good(session: Session, text: str) -> None:
     session.turn(text, done("SELECT 1" if text[:4] == "SELE" else "SET") + I)
@@ -283,6 +284,47 @@ def test_a_search_path_may_make_more_temporary_tables(session: Session) -> None:
     session.turn("DISCARD TEMP", done("DISCARD TEMP") + I)
     assert session.state.pinned == "a search_path that makes tables temporary"
     session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+
+
+PREPARE = ("PREPARE q AS SELECT '01/02/2020'::date", "PREPARE")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "reported", "pinned"),
+    [
+        (PREPARE, ("SET DateStyle = 'ISO, DMY'", "SET"), ("DateStyle", "ISO, DMY"), True),
+        (PREPARE, ("SET DateStyle = 'ISO, MDY'", "SET"), ("DateStyle", "ISO, MDY"), True),
+        (PREPARE, ("SELECT f()", "SELECT 1"), ("TimeZone", "Asia/Tokyo"), True),
+        (PREPARE, ("SET array_nulls = off", "SET"), None, True),
+        (PREPARE, ("SET work_mem = '8MB'", "SET"), None, False),
+        (PREPARE, ("SELECT f()", "SELECT 1"), ("application_name", "x"), False),
+        (("PREPARE q AS SELECT $1::date", "PREPARE"), ("SET TimeZone = 'CET'", "SET"),
+         ("TimeZone", "CET"), False),
+        (("SET array_nulls = off", "SET"), PREPARE, None, False),
+    ],
+)  # fmt: skip
+def test_literals_of_what_is_prepared_depend_on_settings(
+    session: Session,
+    first: tuple[str, str],
+    then: tuple[str, str],
+    reported: tuple[str, str] | None,
+    pinned: bool,
+) -> None:
+    session.get(frames.parameter_status("TimeZone", "UTC"))
+    session.get(frames.parameter_status("application_name", "psql"))
+    session.turn(first[0], done(first[1]) + I)
+    status = frames.parameter_status(*reported) if reported else b""
+    session.turn(then[0], status + done(then[1]) + I)
+    assert ("prepared statements whose literals" in session.state.pinned) is pinned
+    session.turn("DISCARD ALL", done("DISCARD ALL") + I)
+    assert session.state.pinned == ""
+
+
+def test_the_unnamed_statement_of_a_setting_is_no_such_literal(session: Session) -> None:
+    session.get(frames.parameter_status("TimeZone", "UTC"))
+    session.ask(parse("SET TimeZone = 'CET'") + bind() + execute() + SYNC)
+    session.get(PARSED + BOUND + frames.parameter_status("TimeZone", "CET") + done("SET") + I)
     assert session.state.pinned == ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -287,11 +289,10 @@ def test_a_drained_target_is_left_by_who_is_idle(cluster) -> None:
 def test_a_restart_in_order_is_not_noticed_either(cluster) -> None:
     """The server says goodbye to every session, which is not passed on."""
     place = cluster(0, 1)
-    held = [place.connect("reader") for _ in range(20)]
+    held = [place.connect("reader") for _ in range(200)]
     for number, connection in enumerate(held):
         furnish(connection, number)
-    place.servers[1].stop("fast")
-    place.servers[1].start()
+    place.servers[1].restart()
     for number, connection in enumerate(held):
         check(connection, number)
 
@@ -313,6 +314,23 @@ def test_who_was_idle_for_too_long_has_ended(cluster) -> None:
     until(lambda: not place.gateway.live(), "the session to end")
     with pytest.raises(errors.IdleSessionTimeout):
         connection.execute("SELECT 1")
+
+
+def test_who_has_gone_is_not_taken_along(cluster) -> None:
+    """While its target was frozen, which therefore did not notice."""
+    place = cluster(0, 1)
+    held = [place.connect("reader") for _ in range(20)]
+    place.gateway.apply(place.objects(0, 1, 2))
+    until(lambda: states(place)[2] == "up", "the other standby to be seen")
+    freeze(place.servers[1])
+    for connection in held[:10]:
+        with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+    until(lambda: len(place.gateway.live()) == 10, "the ten to end")
+    until(lambda: targets(place) == {place.servers[2].port}, "the others to have moved")
+    thaw(place.servers[1])
+    for connection in held[10:]:
+        assert port(connection) == place.servers[2].port
 
 
 def test_channels_are_listened_to_after_a_promotion(cluster) -> None:

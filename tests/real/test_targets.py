@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from gateway.audit import read
+from gateway.routing import RAMP
 from tests.real.conftest import Start
 from tests.real.faults import crash, freeze, thaw
 from tests.real.programs import environment
@@ -189,7 +191,7 @@ def test_who_goes_where(cluster: Cluster) -> None:
 def test_a_standby_is_killed_under_load(cluster: Cluster) -> None:
     """At most one failed transaction for each connection, then none; and it comes back."""
     victim, clients = cluster.servers[2], 6
-    with pgbench(cluster, "any", clients, 14) as bench:
+    with pgbench(cluster, "any", clients, 120) as bench:
         began = time.time()
         until(lambda: sum(spread(cluster, began).values()) > 150, "a few sessions")
         assert fair(spread(cluster, began), {0, 1, 2})
@@ -203,11 +205,13 @@ def test_a_standby_is_killed_under_load(cluster: Cluster) -> None:
         victim.start()
         until(lambda: cluster.rows()[2]["state"] == "up", "it to come back", 10)
         back = time.time()
-        until(lambda: spread(cluster, back)[2] > 20, "sessions on it", 20)
+        ramped = back + RAMP
+        until(lambda: sum(spread(cluster, ramped).values()) > 150, "its full share to come")
+        bench.send_signal(signal.SIGTERM)
         said, _ = bench.communicate(timeout=PATIENCE)
     failures = [line for line in said.splitlines() if "error" in line or "aborted" in line]
     assert len(failures) <= clients, said
-    assert fair(spread(cluster, back + 10), {0, 1, 2}) or not spread(cluster, back + 10)
+    assert fair(spread(cluster, ramped), {0, 1, 2})
 
 
 def fair(found: Counter[int], servers: set[int]) -> bool:
