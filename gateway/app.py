@@ -27,7 +27,7 @@ from gateway.config import Config, ListenerConfig
 from gateway.control import Control
 from gateway.diagnostics import Diagnostics, Metrics
 from gateway.doorstep import Doorstep, Story
-from gateway.errors import GatewayError, LimitReached, NotRecorded
+from gateway.errors import GatewayError, LimitReached, NotRecorded, ShuttingDown
 from gateway.greeting import Spoken
 from gateway.health import RefusedAccounts, Sightings, Watch
 from gateway.identity import Authenticators
@@ -297,6 +297,8 @@ class Gateway:
             await self._reload()
 
     async def _reload(self) -> None:
+        if self._unready is not None:
+            raise ShuttingDown(self._unready)
         try:
             fresh = config.load(self._path)
             tls, names = fresh.tls, _names(fresh)

@@ -228,7 +228,7 @@ class Catalog:
 
     async def set_password(self, user: str, password: str, actor: str = BY_HAND) -> str | None:
         """
-        :return: the objects file that owns the user, whose password holds from its next reading on
+        :return: the objects file that owns the user, and may name another one when it is read next
         :raises NoSuchObject: there is no such user
         :raises BadPassword: it is empty, or no Unicode text
         """

@@ -31,7 +31,7 @@ ADVICE = {
 
 @frozen
 class Examined:
-    """One target. ``problems``: None of them if all is well."""
+    """One target. ``others``: steps of other accounts, and what is wrong beside its siblings."""
 
     row: Row
     findings: Findings

@@ -57,6 +57,7 @@ Looks = Mapping[Address, Findings]
 
 
 def drained(resource: Resource) -> frozenset[Address]:
+    """Targets that an administrator has set apart."""
     return frozenset(target.address for target in resource.targets if target.draining)
 
 
@@ -80,11 +81,12 @@ def deposed(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]
 def warnings(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]:
     """What is wrong with targets only beside one another."""
     said = dict(deposed(looks, apart))
-    usual = _usual(looks)
+    counted = {address: look for address, look in looks.items() if address not in apart}
+    usual = _usual(counted or looks)
     for address, mine in looks.items():
         if mine.system is not None and mine.system != usual:
             said[address] = f"holds other data: its system identifier is {mine.system}, not {usual}"
-        elif address not in said and mine.timeline in set(_rivals(mine, looks)):
+        elif address not in said and mine.timeline in set(_rivals(mine, counted)):
             said[address] = f"split brain: two primaries on timeline {mine.timeline}"
     return said
 

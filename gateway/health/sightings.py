@@ -36,7 +36,7 @@ _NEW = Health()
 @frozen
 class Sight:
     """What is remembered of a spot. ``look``: the last one that was answered. ``system``: whose
-    data it has, "" where it does not say, None as long as nobody has asked."""
+    data it has, None as long as nobody was told since it was last out of order."""
 
     health: Health = _NEW
     kind: ServerKind | None = None
@@ -140,7 +140,7 @@ class Sightings:
     def failed(self, spot: Spot, why: str) -> None:
         """No session can be opened there."""
         was, now = self.sight(spot), self._clock()
-        self._set(spot, evolve(was, health=state.failed(was.health, why, now)))
+        self._set(spot, evolve(was, health=state.failed(was.health, why, now), system=None))
 
     def strained(self, spot: Spot, why: str) -> None:
         """It works, and has no room for a session."""
@@ -151,8 +151,8 @@ class Sightings:
         """The target said which it is."""
         self._set(spot, evolve(self.sight(spot), kind=kind))
 
-    def identified(self, spot: Spot, system: str | None) -> None:
-        """It was asked whose data it has."""
+    def identified(self, spot: Spot, system: str) -> None:
+        """It said whose data it has."""
         self._set(spot, evolve(self.sight(spot), system=system))
 
     # -- what probes tell
@@ -162,11 +162,10 @@ class Sightings:
         was = self.sight(spot)
         if findings.down is not None:
             health = state.unanswered(was.health, findings.down, findings.hard, now)
-            self._set(spot, evolve(was, health=health))
+            self._set(spot, evolve(was, health=health, system=None))  # another may come up there
             return
         look = findings if findings.kind is not None or was.look is None else was.look
-        kept = None if was.health.state is State.DOWN else was.system  # it may hold others' since
-        system = findings.system or kept
+        system = findings.system or was.system
         fresh = evolve(was, look=look, kind=findings.kind or was.kind, system=system)
         warning = findings.strained or self._warning(resource, spot, fresh)
         self._set(spot, evolve(fresh, health=state.answered(was.health, warning, now)))

@@ -34,11 +34,8 @@ from gateway.reach import FAILURES, connect, words
 from gateway.wire import Wire
 
 TOO_MANY, WRONG_PASSWORD = "53300", "28P01"
-ITS_OWN = {  # what only the client can mend: trying again does not help
-    "3D000": NoSuchDatabase,
-    "22023": BadParameter,  # invalid_parameter_value
-    "42704": BadParameter,  # undefined_object: a setting of no known name
-}
+NO_DATABASE = "3D000"
+BAD_PARAMETER = frozenset({"22023", "42704"})  # of an impossible value, or of no known name
 NOT_NOW = frozenset({"57P01", "57P02", "57P03"})  # stopping, crashed, starting or recovering
 CANCELLING = 5.0  # seconds for a cancel request to be delivered; it never gets an answer
 
@@ -109,7 +106,8 @@ class PostgresDialer:
         *parameters* is the start-up message for the target. Those that are down are not tried.
 
         :raises Unreachable: none did; the detail tells what each one said
-        :raises NoSuchDatabase, BadParameter: and one of them for what the client itself wants
+        :raises NoSuchDatabase, BadParameter: none did, one of them for what the client itself
+            named in its start-up message
         """
         wanted = grant.terms.targets
         prefers = wanted is TargetKind.PREFER_STANDBY
@@ -125,7 +123,7 @@ class PostgresDialer:
                 except FAILURES as failed:
                     self._blame(attempt, failed)
                     if isinstance(failed, TargetRefused):
-                        public = ITS_OWN.get(failed.said.sqlstate, public)
+                        public = _for_the_client(grant, failed) or public
                     if not isinstance(failed, WrongKind) or kind is rounds[-1]:
                         failures[target] = words(failed)
         said = (f"{target}: {why}" for target, why in failures.items())
@@ -164,14 +162,17 @@ class PostgresDialer:
         return Upstream(wire, target, login.key, *said, release, system)
 
     async def _system(self, attempt: _Attempt, login: TargetLogin) -> str:
-        """Whose data the target has: one session asks it while the target is up, or a probe."""
+        """Whose data the target has. What it has told somebody holds while it is up; that it
+        tells nothing may be due to this session's account or settings."""
         if not attempt.grant.resource.move_idle_sessions:
             return ""
         known = self._sightings.sight(attempt.spot).system
-        if known is None:
-            known = await login.system()
-            self._sightings.identified(attempt.spot, known)
-        return known or ""
+        if known is not None:
+            return known
+        told = await login.system()
+        if told:
+            self._sightings.identified(attempt.spot, told)
+        return told
 
     async def _log_in(
         self, attempt: _Attempt, wire: Wire, parameters: frames.Parameters
@@ -228,6 +229,14 @@ class PostgresDialer:
                     await wire.receive()
                 finally:
                     wire.close()
+
+
+def _for_the_client(grant: Grant, refused: TargetRefused) -> type[Refused] | None:
+    """What only the client can mend: trying again does not help."""
+    sqlstate = refused.said.sqlstate
+    if sqlstate == NO_DATABASE:
+        return NoSuchDatabase if grant.ask.database else None
+    return BadParameter if sqlstate in BAD_PARAMETER else None
 
 
 async def secure(wire: Wire, purpose: Purpose, address: Address) -> bytes | None:

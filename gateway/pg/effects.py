@@ -23,8 +23,18 @@ from gateway.pg.statements import Statement, statements
 
 MAX_LOOK = 64 << 10  # bytes of a text that are cut into words: a millisecond or two
 NAMEDATALEN = 64  # bytes of a name, and the one behind it
+QUERY = 0x51  # the type of the message in which SQL itself prepares a statement
 MAX_REMEMBERED = 1024  # bytes of a text whose effects are remembered, 1,024 of them
 
+# Tags, by how they begin, of what leaves nothing behind that its text would not tell of.
+HARMLESS = frozenset(
+    b"SEL INS UPD DEL MER COP BEG STA SAV REL FET MOV CLO EXP SHO CRE ALT DRO TRU VAC ANA GRA"
+    b" REV REF REI CLU NOT LOC CHE IMP SEC REA DEC TAB".split()
+)
+HARMLESS_TOO = frozenset(
+    (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP",
+     b"COMMIT PREPARED", b"ROLLBACK PREPARED")
+)  # fmt: skip
 _NOT_READ = frozenset(  # encodings in which a byte of ASCII may be half a character
     ("SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB")
 )
@@ -132,6 +142,12 @@ _looked = lru_cache(1024)(look)
 def look_again(text: bytes) -> Effects:
     """The same for texts that come again and again, as those of prepared statements do."""
     return look(text) if len(text) > MAX_REMEMBERED else _looked(text)
+
+
+def effects_of(frame: bytes) -> Effects:
+    """Those of a prepared statement; of one that SQL has prepared they have come about."""
+    text = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
+    return () if frame[0] == QUERY else look_again(text)
 
 
 _NOTHING_SET = Effect(Does.NOTHING, b"SET")

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
+from gateway.pg.effects import HARMLESS
 from gateway.pg.scan import Add, Capture, Scanner, frame_length, table, violation
-from gateway.pg.state import HARMLESS, SessionState
+from gateway.pg.state import SessionState
 from gateway.record.format import CLIENT, COPIED, COPIED_FACTS, ROWS, TARGET
 
 _rows = Struct(">Q").pack

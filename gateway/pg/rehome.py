@@ -124,10 +124,10 @@ class Home:
 
         :raises NotAllowed, Stranded: as :meth:`another`
         """
-        stay, grant = _now() - self._since, self._renewed()
+        grant = self._renew()
         try:
-            async with self._turn:
-                return await self._uptime(grant) > stay
+            async with asyncio.timeout(PATIENCE), self._turn:
+                return await self._uptime(grant) > _now() - self._since
         except TargetRefused as no:  # of this account, that database: not because it goes down
             return not no.said.sqlstate.startswith("57P")
         except FAILURES:
@@ -169,10 +169,17 @@ class Home:
         :raises NotAllowed: the session may not go on
         :raises Stranded: no target took it, and why
         """
+        try:
+            await asyncio.sleep(self._stays.brake(_now()))
+            return await self._search(wanted, lost)
+        except Stranded:
+            self._stays.rest(_now())
+            raise
+
+    async def _search(self, wanted: Restoration, lost: Callable[[], bool]) -> Arrival:
         said = "no answer in time"
         pause, most = PAUSES
         began = _now()
-        await asyncio.sleep(self._stays.brake(began))
         while True:
             left = began + (PATIENCE if lost() else PLANNED) - _now()
             try:
@@ -183,13 +190,13 @@ class Home:
             except FAILURES as failed:
                 said = words(failed) if left > 0 else said
             if not lost() or left <= pause:
-                self._stays.rest(_now())
                 raise Stranded(said)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 -- guards nothing
             pause = min(2 * pause, most)
 
     async def _attempt(self, wanted: Restoration, lost: Callable[[], bool]) -> Arrival:
-        upstream = await self._movers.dialer.dial(self._renewed(), self._parameters(self._grant))
+        grant = self._renew()
+        upstream = await self._movers.dialer.dial(grant, self._parameters(grant))
         try:
             if upstream.address == self.address and not lost():
                 raise Unreachable("no other target fits")
@@ -199,7 +206,7 @@ class Home:
             upstream.abort()
             raise
 
-    def _renewed(self) -> Grant:
+    def _renew(self) -> Grant:
         """The right as it is today, to the database where the session is.
 
         :raises NotAllowed: there is none any more

@@ -18,7 +18,19 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from gateway.pg import frames
-from gateway.pg.effects import PARSED, Does, Effect, Effects, illegible, look, look_again
+from gateway.pg.effects import (
+    HARMLESS,
+    HARMLESS_TOO,
+    NAMEDATALEN,
+    PARSED,
+    Does,
+    Effect,
+    Effects,
+    effects_of,
+    illegible,
+    look,
+    look_again,
+)
 
 MAX_KEPT = 1 << 20  # bytes of prepared statements and settings kept: some hundreds of them
 OVERHEAD = 100  # bytes counted for each, beside its text
@@ -26,15 +38,6 @@ MAX_EXPECTED = 1000  # announced effects without their tag: a pipeline of SETs, 
 NEVER = 1 << 62  # a batch that no session gets to
 MAX_PARAMETERS = 100  # reported by a target; PostgreSQL has about 15
 
-# Tags, by how they begin, of what leaves nothing behind that its text would not tell of.
-HARMLESS = frozenset(
-    b"SEL INS UPD DEL MER COP BEG STA SAV REL FET MOV CLO EXP SHO CRE ALT DRO TRU VAC ANA GRA"
-    b" REV REF REI CLU NOT LOC CHE IMP SEC REA DEC TAB".split()
-)
-_HARMLESS_TOO = frozenset(
-    (b"COMMENT", b"SET CONSTRAINTS", b"DISCARD PLANS", b"DISCARD SEQUENCES", b"DISCARD TEMP",
-     b"COMMIT PREPARED", b"ROLLBACK PREPARED")
-)  # fmt: skip
 _ENCODING = b"client_encoding"
 _KEPT_BY_RESET_ALL = frozenset((b"role", b"session_authorization"))
 _KEPT_BY_DISCARD_ALL = {
@@ -121,6 +124,8 @@ class SessionState:
     # (whole messages, whose type and length take five bytes)
 
     def parsing(self, frame: bytes, batch: int) -> None:
+        if self._unknown:
+            return
         named = frame.find(b"\0", 5)
         name = frame[5:named]
         effects = look_again(frame[named + 1 : frame.find(b"\0", named + 1)])
@@ -139,9 +144,11 @@ class SessionState:
     def binding(self, frame: bytes, batch: int) -> None:
         portal, _, rest = frame[5:].partition(b"\0")
         effects = self.effective.get(rest.partition(b"\0")[0])
-        if effects is not None:
+        if effects is not None and not self._unknown:
             self.portals[portal] = batch, effects
             self.pending = True
+            if len(self.portals) > MAX_EXPECTED or len(portal) >= NAMEDATALEN:
+                self.give_up("too many portals that change the session, or too long a name")
         else:
             self.portals.pop(portal, None)
 
@@ -224,7 +231,7 @@ class SessionState:
         elif tag == b"PREPARE TRANSACTION":
             if self._open or self._doubtful:
                 self.give_up("settings of a prepared transaction")
-        elif tag[:3] not in HARMLESS and tag not in _HARMLESS_TOO:
+        elif tag[:3] not in HARMLESS and tag not in HARMLESS_TOO:
             self.give_up(f"{tag[:30].decode('ascii', 'replace')}, which may leave anything")
 
     def failed(self) -> None:
@@ -256,8 +263,8 @@ class SessionState:
         kept = self._statements.get(name)
         if frame is None or kept is None:
             return
-        before = _effects_of(kept)
-        if before == _effects_of(frame):
+        before = effects_of(kept)
+        if before == effects_of(frame):
             return
         later = self.expected or any(batch >= count for batch, _ in self.portals.values())
         if name or later:  # what is under way may be the old one's after all
@@ -391,9 +398,3 @@ class SessionState:
         self.expected.clear()
         self._open, self._doubtful = [], []
         self._size = 0
-
-
-def _effects_of(frame: bytes) -> Effects:
-    """Those of a prepared statement; of one that SQL has prepared they have come about."""
-    text = frame[5:].partition(b"\0")[2].partition(b"\0")[0]
-    return () if frame[0] == frames.Kind.QUERY else look_again(text)

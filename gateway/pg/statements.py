@@ -85,7 +85,7 @@ def _comment_end(text: bytes, pos: int) -> int:
 
 
 def statements(text: bytes) -> Iterator[Statement]:
-    """Those that hold anything. Raises nothing: what is not closed goes on to the end."""
+    """Those that hold anything. Raises nothing: a quote that is not closed is a word."""
     tokens: list[Token] = []
     for token in _tokens(text):
         if token.word == b";" and not token.quoted:

@@ -29,7 +29,6 @@ LAG = (  # all that came has been replayed says something only while something m
     " OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()) END"
 )
 
-_UNTOLD = frozenset({"42501", "42883"})  # insufficient_privilege, undefined_function
 ROW = ord("D")
 _ANSWER = Limits(
     MappingProxyType(
@@ -215,15 +214,15 @@ class TargetLogin:
 
     # -- questions of our own --------------------------------------------------------------
 
-    async def system(self) -> str | None:
-        """What a primary and its standbys have in common; "" where one may not ask, None if
-        that went wrong for once: a session may have settings with which nothing goes well."""
+    async def system(self) -> str:
+        """What a primary and its standbys have in common; "" if the target does not tell: one
+        may not ask, or a session has settings with which nothing goes well."""
         try:
             return await self.value(SYSTEM) or ""
-        except TargetRefused as refused:
+        except TargetRefused:
             while (await self._frame()).kind != Kind.READY:
                 pass
-            return "" if refused.said.sqlstate in _UNTOLD else None
+            return ""
 
     async def value(self, sql: str) -> str | None:
         """The one value that *sql* gives; None for NULL."""

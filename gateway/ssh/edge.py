@@ -339,7 +339,7 @@ class Doorman(asyncssh.SSHServer):
         resource = resource_of(dest_host, self._door.domain)
         resource = dest_host if resource is None else resource
         try:
-            hops = self._judged(resource)
+            hops = self._way_to(resource)
         except Refused as refused:
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, refused.public
@@ -350,10 +350,10 @@ class Doorman(asyncssh.SSHServer):
         hops.begin(edge)
         return edge.leg
 
-    def _judged(self, resource: str) -> Hops:
+    def _way_to(self, resource: str) -> Hops:
         """What may be opened towards *resource*.
 
-        :raises Refused: nothing
+        :raises Refused: it may not be opened, and why
         """
         judged(resource, "resource")
         self._inner = {edge for edge in self._inner if not edge.leg.is_closed()}

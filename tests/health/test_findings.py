@@ -49,6 +49,14 @@ def test_other_data() -> None:
     assert warnings({A: primary(1, "7"), B: standby(system=None)}) == {}
 
 
+def test_who_stands_apart_is_counted_by_nobody() -> None:
+    assert deposed({A: primary(1), B: primary(2)}, {B}) == {}
+    assert warnings({A: primary(3), B: primary(3)}, {B}).keys() == {B}  # of it, it is still told
+    looks = {A: standby(system="8"), B: primary(1), C: standby(system="8")}
+    assert warnings(looks, {A, C}).keys() == {A, C}
+    assert warnings(looks).keys() == {B}
+
+
 def test_lag_in_bytes() -> None:
     looks = {A: primary(1, position=500), B: standby(420), C: standby(501)}
     assert [lag_bytes(each, looks) for each in (A, B, C)] == [None, 80, 0]

@@ -134,14 +134,16 @@ def test_whose_data_it_has_is_kept_while_it_is_up() -> None:
     assert seen.sight(HERE).system is None
     seen.identified(HERE, "7")
     seen.probed(ORDERS, A, Findings())
+    seen.strained(HERE, "out of connections")
     assert seen.sight(HERE).system == "7"
-    for _ in range(2):
-        seen.probed(ORDERS, A, Findings(down="TCP: Connection refused", hard=True))
-        assert seen.sight(HERE).system == "7"
+    seen.probed(ORDERS, A, Findings(down="TCP: no answer in time"))
+    assert seen.sight(HERE).system is None  # another may be what comes up there
     seen.probed(ORDERS, A, Findings())
-    assert seen.sight(HERE).system is None  # it may have been made anew
+    assert seen.sight(HERE).system is None
     seen.probed(ORDERS, A, primary(1))
     assert seen.sight(HERE).system == "7"
+    seen.failed(HERE, "Connection refused")
+    assert seen.sight(HERE).system is None
 
 
 def test_rows() -> None:

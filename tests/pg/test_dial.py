@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trustme
+from attrs import evolve
 
 from gateway.errors import BadParameter, NoSuchDatabase, Refused, Unreachable
 from gateway.health import RefusedAccounts, Sightings, Spot
-from gateway.model import Address, TargetKind, TargetTls, Terms, TlsMode
+from gateway.model import Address, Grant, TargetKind, TargetTls, Terms, TlsMode
 from gateway.pg import dial, frames
 from gateway.pg.dial import PostgresDialer, Upstream
 from gateway.pg.frames import Authentication, authentication, message
@@ -128,10 +129,23 @@ async def test_what_only_the_client_can_mend(
 ) -> None:
     async with playing(no(sqlstates[0])) as one, playing(no(sqlstates[1])) as other:
         with pytest.raises(Refused) as refused:
-            await dialer().dial(granted(one.address, other.address), PARAMETERS)
+            await dialer().dial(asked_for("orders", one.address, other.address), PARAMETERS)
         assert type(refused.value) is error
         assert "no (SQLSTATE" in refused.value.detail
         assert "SQLSTATE" not in refused.value.public
+
+
+def asked_for(database: str | None, *targets: Address) -> Grant:
+    grant = granted(*targets)
+    return evolve(grant, ask=evolve(grant.ask, database=database))
+
+
+@asyncio_test
+async def test_a_database_that_the_client_did_not_name_is_not_its_to_mend() -> None:
+    async with playing(no(b"3D000")) as target:
+        with pytest.raises(Refused) as refused:
+            await dialer().dial(asked_for(None, target.address), PARAMETERS)
+        assert type(refused.value) is Unreachable
 
 
 def telling(*answers: bytes) -> Script:
@@ -154,9 +168,9 @@ def refuses(sqlstate: str) -> bytes:
     ("said", "system", "remembered"),
     [
         (answer(b"7001"), "7001", "7001"),
-        (answer(None), "", ""),
-        (refuses("42501"), "", ""),  # for everybody
-        (refuses("42883"), "", ""),
+        (answer(None), "", None),
+        (refuses("42501"), "", None),  # of this account
+        (refuses("42883"), "", None),
         (refuses("57014"), "", None),  # this session has a statement_timeout of its own
     ],
 )
@@ -171,17 +185,16 @@ async def test_whose_data_a_target_has(said: bytes, system: str, remembered: str
         upstream.abort()
 
 
-@pytest.mark.parametrize(("movable", "known"), [(True, "7001"), (True, ""), (False, None)])
+@pytest.mark.parametrize(("movable", "known"), [(True, "7001"), (False, "")])
 @asyncio_test
-async def test_nobody_asks_for_what_is_known_or_not_needed(
-    movable: bool, known: str | None
-) -> None:
+async def test_nobody_asks_for_what_is_known_or_not_needed(movable: bool, known: str) -> None:
     seen = Sightings(lambda: NOW)
     async with playing(stays) as target:
-        seen.identified(Spot("orders", target.address), known)
+        if known:
+            seen.identified(Spot("orders", target.address), known)
         grant = granted(target.address, move_idle_sessions=movable)
         upstream = await dialer(seen=seen).dial(grant, PARAMETERS)
-        assert upstream.system == (known or "")
+        assert upstream.system == known
         upstream.abort()
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.pg import effects
 from gateway.pg.effects import MAX_LOOK, MAX_REMEMBERED, Does, Effect, look, startup_pins
 
 NOTHING = [
@@ -309,3 +310,10 @@ def test_the_first_look_passes_by_nothing_that_pins(text: bytes) -> None:
     assert [each for each in quick if each.does is Does.PIN] == [
         each for each in slow if each.does is Does.PIN
     ]
+
+
+@pytest.mark.parametrize("word", sorted(effects._PINS.keys() - {b"u&"}))
+def test_no_word_that_pins_is_overlooked(word: bytes) -> None:
+    """They are sought twice: at a glance, and among the words of a statement."""
+    (found,) = look(b"SELECT " + word + b"(x)")
+    assert (found.does, found.name) == (Does.PIN, effects._PINS[word])

@@ -554,6 +554,22 @@ async def test_a_target_that_was_started_since_did_not_dismiss_it() -> None:
 
 
 @asyncio_test
+async def test_for_how_long_it_was_there_is_asked_when_its_turn_comes() -> None:
+    """By then the target may be up for longer than the session was when it was told to go."""
+    async with played() as play:
+        home = play.splice._home
+        for _ in range(rehome.MOST):
+            await home._turn.acquire()
+        play.old.uptime = b"0.2"
+        await play.old.say(GOODBYE)
+        await until(lambda: rehome._now() - home._since > 0.3)
+        for _ in range(rehome.MOST):
+            home._turn.release()
+        assert await play.ask("SELECT 1") == answer(b"1")
+        assert play.new.heard == ["SELECT 1"]
+
+
+@asyncio_test
 async def test_a_session_whose_client_has_gone_ends_where_it_is() -> None:
     """A frozen target does not notice: it must not be taken to another, to live for ever."""
     async with played() as play:

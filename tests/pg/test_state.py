@@ -438,6 +438,22 @@ def test_what_a_prepared_statement_does_it_also_does_by_execute(session: Session
     assert session.state.ending > session.target.ready
 
 
+def test_portals_are_remembered_within_bounds() -> None:
+    """Whoever never says Sync may bind them for ever."""
+    session = Session()
+    session.turn(parse("SET a = 1", "s") + SYNC, PARSED + I)
+    session.ask(bind("s", "p" * 10_000))
+    assert session.state.portals == {}
+    assert "portals" in session.state.pinned
+    session = Session()
+    session.turn(parse("SET a = 1", "s") + SYNC, PARSED + I)
+    for number in range(MAX_EXPECTED + 1):
+        session.ask(bind("s", f"p{number}"))
+    assert session.state.portals == session.state.effective == {}
+    session.ask(parse("SET a = 1", "s" * 10_000) + bind("s" * 10_000))
+    assert session.state.portals == session.state.effective == {}
+
+
 def test_backslashes_that_may_end_strings_pin() -> None:
     assert Session(standard_conforming_strings="on").state.pinned == ""
     assert Session(standard_conforming_strings="off").state.pinned
