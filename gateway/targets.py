@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from twisted.logger import Logger
@@ -24,7 +24,8 @@ Sample = tuple[str, Mapping[str, str], float]
 Whom = Callable[[Grant], bool]
 Place = tuple[str, str]
 """A resource, and the address of one of its targets."""
-Reasons = Sequence[tuple[str, Whom]]
+Reason = tuple[str, Whom]
+"""Why sessions are to leave a place, and which of them."""
 
 log = Logger()
 
@@ -75,31 +76,30 @@ class Targets:
 
     async def sweep(self) -> None:
         """Ask sessions to leave where they cannot stay: again and again, while that holds."""
-        reasons = {place: self._reasons(*place) for place in self._live.places()}
+        reasons = {place: self._reason(*place) for place in self._live.places()}
         if any(reasons.values()):
-            await self._live.leave(partial(_reason, reasons))
+            await self._live.leave(partial(_concerning, reasons))
 
     def refused_account(self, spot: Spot, account: str, why: str) -> None:
         """A target does not take an account any more: somebody has to mend it."""
         self._note("target.account-refused", spot, account=account, detail=why)
 
-    def _reasons(self, resource: str, address: str) -> Reasons:
-        """Of sessions there: why they are to leave, and which of them."""
+    def _reason(self, resource: str, address: str) -> Reason | None:
         known = self._snapshot.resources.get(resource)
         if known is None:
-            return []  # and no session of it is allowed any more
+            return None  # and no session of it is allowed any more
         target = next((each for each in known.targets if str(each.address) == address), None)
         if target is None:
-            return [("is no target of this resource any more", _everybody)]
+            return "is no target of this resource any more", _everybody
         if target.draining:
-            return [("is being drained", _everybody)]
+            return "is being drained", _everybody
         sight = self._sightings.sight(Spot(resource, target.address))
         if sight.health.lost:
-            return [(f"is down: {sight.health.why}", _everybody)]
+            return f"is down: {sight.health.why}", _everybody
         deposed = self._sightings.seen(known)[target.address].deposed
         if deposed is not None:
-            return [(deposed, _everybody)]
-        return [_misplaced(sight.kind)] if sight.kind is not None else []
+            return deposed, _everybody
+        return _misplaced(sight.kind) if sight.kind is not None else None
 
     def _changed(self, spot: Spot, before: Sight, after: Sight) -> None:
         was, health = before.health, after.health
@@ -138,16 +138,20 @@ class Targets:
         await self.sweep()
 
 
-def _reason(reasons: Mapping[Place, Reasons], session: Session) -> str | None:
-    """The first that concerns the session, where it is."""
-    here = reasons.get((session.info.resource, session.target), ())
-    return next((why for why, whom in here if whom(session.grant)), None)
+def _concerning(reasons: Mapping[Place, Reason | None], session: Session) -> str | None:
+    """The reason where the session is, if it is meant."""
+    why, whom = reasons.get((session.info.resource, session.target)) or ("", _nobody)
+    return why if whom(session.grant) else None
 
 
 def _everybody(grant: Grant) -> bool:
     return True
 
 
-def _misplaced(kind: ServerKind) -> tuple[str, Whom]:
+def _nobody(grant: Grant) -> bool:
+    return False
+
+
+def _misplaced(kind: ServerKind) -> Reason:
     wanted = TargetKind.STANDBY if kind == "primary" else TargetKind.PRIMARY
     return f"is a {kind} now", lambda grant: grant.terms.targets is wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ limits: {sessions: 7}
 """
 
 
-def made(directory: Path) -> Gateway:
+def made(directory: Path, configuration: str = CONFIGURATION) -> Gateway:
     from twisted.internet import reactor
 
     path = directory / "gateway.yaml"
-    path.write_text(CONFIGURATION)
+    path.write_text(configuration)
     twisted: Any = reactor
     return Gateway(twisted, path, config.load(path))
 
@@ -58,11 +59,8 @@ async def test_an_address_that_is_taken(tmp_path: Path) -> None:
     async with nothing_left():
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
-        app = made(tmp_path)
-        (tmp_path / "gateway.yaml").write_text(
-            CONFIGURATION.replace("diagnostics: 127.0.0.1:0", f"diagnostics: {host}:{port}")
-        )
-        app = Gateway(app._reactor, app._path, config.load(app._path))
+        taken = f"diagnostics: {host}:{port}"
+        app = made(tmp_path, CONFIGURATION.replace("diagnostics: 127.0.0.1:0", taken))
         with pytest.raises(GatewayError, match="cannot listen: "):
             await app.start()
         await app.stop()
@@ -76,11 +74,28 @@ async def test_the_last_of_two_reloads_holds(tmp_path: Path) -> None:
     async with nothing_left():
         app = made(tmp_path)
         await app.start()
-        reloads = []
-        for most in (8, 9):
-            app._path.write_text(CONFIGURATION.replace("sessions: 7", f"sessions: {most}"))
-            reloads.append(asyncio.ensure_future(app.reload()))
+        apply, reached, go_on = app._apply_objects, asyncio.Event(), asyncio.Event()
+
+        async def hold(files: Sequence[Path]) -> None:
+            reached.set()
+            await go_on.wait()
+            await apply(files)
+
+        app._apply_objects = hold
+        first = reloading(app, 8)
+        await reached.wait()
+        app._apply_objects = apply
+        second = reloading(app, 9)
+        for _ in range(20):
             await asyncio.sleep(0)
-        await asyncio.gather(*reloads)
+        go_on.set()
+        await asyncio.gather(first, second)
         assert app._live.most == 9
         await app.stop()
+        with pytest.raises(GatewayError, match="draining"):
+            await app.reload()
+
+
+def reloading(app: Gateway, most: int) -> asyncio.Future[None]:
+    app._path.write_text(CONFIGURATION.replace("sessions: 7", f"sessions: {most}"))
+    return asyncio.ensure_future(app.reload())
