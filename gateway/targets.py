@@ -140,16 +140,15 @@ class Targets:
 
 def _concerning(reasons: Mapping[Place, Reason | None], session: Session) -> str | None:
     """The reason where the session is, if it is meant."""
-    why, whom = reasons.get((session.info.resource, session.target)) or ("", _nobody)
+    reason = reasons.get((session.info.resource, session.target))
+    if reason is None:
+        return None
+    why, whom = reason
     return why if whom(session.grant) else None
 
 
 def _everybody(grant: Grant) -> bool:
     return True
-
-
-def _nobody(grant: Grant) -> bool:
-    return False
 
 
 def _misplaced(kind: ServerKind) -> Reason:

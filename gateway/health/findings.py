@@ -66,8 +66,7 @@ def deposed(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]
 
     One that stands *apart*, drained, overtakes nobody: an administrator has chosen.
     """
-    said = {}
-    counted = {address: look for address, look in looks.items() if address not in apart}
+    said, counted = {}, _counted(looks, apart)
     for address, mine in looks.items():
         newest = max(_rivals(mine, counted), default=None)
         if newest is not None and mine.timeline is not None and newest > mine.timeline:
@@ -80,8 +79,7 @@ def deposed(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]
 
 def warnings(looks: Looks, apart: Collection[Address] = ()) -> dict[Address, str]:
     """What is wrong with targets only beside one another."""
-    said = dict(deposed(looks, apart))
-    counted = {address: look for address, look in looks.items() if address not in apart}
+    said, counted = dict(deposed(looks, apart)), _counted(looks, apart)
     usual = _usual(counted or looks)
     for address, mine in looks.items():
         if mine.system is not None and mine.system != usual:
@@ -102,6 +100,10 @@ def lag_bytes(address: Address, looks: Looks) -> int | None:
         if each.system == mine.system and each.kind == "primary" and each.position is not None
     ]
     return max(0, max(ahead) - mine.position) if ahead else None
+
+
+def _counted(looks: Looks, apart: Collection[Address]) -> Looks:
+    return {address: look for address, look in looks.items() if address not in apart}
 
 
 def _rivals(mine: Findings, looks: Looks) -> list[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gateway.pg import bodies
+from gateway.pg.frames import Kind
 
 LAST_WORDS = b"EN"  # ErrorResponse, and the NoticeResponse of a server that crashes
-ERROR = ord("E")
 GOING = frozenset({"57P01", "57P02"})  # admin_shutdown, crash_shutdown
 
 
@@ -18,7 +18,7 @@ def is_goodbye(data: bytes) -> bool:
 
 def is_final(goodbye: bytes) -> bool:
     """Whether it ends this session, and not only warns of what the server does."""
-    return any(kind == ERROR for kind, _ in bodies.frames(goodbye))
+    return any(kind == Kind.ERROR for kind, _ in bodies.frames(goodbye))
 
 
 def said(goodbye: bytes) -> str:

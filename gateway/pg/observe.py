@@ -14,7 +14,7 @@ from struct import Struct
 
 from gateway.pg.effects import HARMLESS
 from gateway.pg.scan import Add, Capture, Scanner, frame_length, table, violation
-from gateway.pg.state import SessionState
+from gateway.pg.state import IDLE, SessionState
 from gateway.record.format import CLIENT, COPIED, COPIED_FACTS, ROWS, TARGET
 
 _rows = Struct(">Q").pack
@@ -155,7 +155,7 @@ class TargetScanner(Scanner):
         super().__init__(add)
         self._copy_began = copy_began
         self._state = state or SessionState()
-        self.status = 0x49
+        self.status = IDLE
         self.ready = 0
         self.erred = -1
 

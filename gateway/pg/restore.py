@@ -34,7 +34,7 @@ _ANSWERS = Limits(
         {
             ord("1"): 0,  # ParseComplete
             ord("C"): 256,  # a tag
-            ord("D"): 70_000,  # what set_config() has set: a parameter, and its framing
+            ROW: 70_000,  # what set_config() has set: a parameter, and its framing
             ord("T"): 1024,  # one column of it
             ord("A"): 16_384,  # notifications are at most 8,000 bytes
             Kind.ERROR: 30_000,  # libpq's MAX_ERRLEN

@@ -25,13 +25,12 @@ from gateway.pg.observe import ClientScanner, TargetScanner
 from gateway.pg.pump import Flow, Joint, Pump
 from gateway.pg.rehome import Home, Stranded
 from gateway.pg.restore import Arrival, news
-from gateway.pg.state import SessionState
+from gateway.pg.state import IDLE, SessionState
 from gateway.record.format import NOTE
 
 MAX_LAST_WORDS = 65_536  # bytes: two errors of the longest kind that libpq takes
 WISH = 5.0  # seconds for which a wish to leave holds: each second, there is a new one
 PARTING = 0.5  # seconds for a frame under way to end and for the client to read the reason
-IDLE = 0x49  # ReadyForQuery's status outside a transaction
 
 log = Logger()
 

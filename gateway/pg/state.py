@@ -45,7 +45,7 @@ _KEPT_BY_DISCARD_ALL = {
     "replication slots",
 }  # fmt: skip
 _UNDONE = (Does.SET, Does.RESET_ALL, Does.LISTEN, Does.UNLISTEN, Does.DISCARD_TEMP)
-_IDLE = 0x49  # ReadyForQuery's status outside a transaction
+IDLE = 0x49  # ReadyForQuery's status outside a transaction
 _LOST_TRACK = "answers that fit no question"
 
 
@@ -223,7 +223,7 @@ class SessionState:
         elif tag in (b"BEGIN", b"START TRANSACTION"):
             self._begun = batch
         elif tag == b"ROLLBACK":
-            if self._open and status == _IDLE and self._begun != batch:
+            if self._open and status == IDLE and self._begun != batch:
                 # In a pipeline a server may only warn then, and commit.
                 self.give_up("settings before a rollback of no transaction")
             self._doubtful += self._open
@@ -251,7 +251,7 @@ class SessionState:
             expected.popleft()
             if not failed:
                 self.give_up("a change of the session that was not confirmed")
-        if self.portals and status == _IDLE:
+        if self.portals and status == IDLE:
             self.portals = {name: it for name, it in self.portals.items() if it[0] >= count}
         while requests and requests[0][0] < count:
             self._unanswered(count, *requests.popleft()[1:])
@@ -298,7 +298,7 @@ class SessionState:
 
     def _transaction(self, status: int, count: int) -> None:
         """Effects that a commit makes last, at the end of a batch."""
-        if status != _IDLE:
+        if status != IDLE:
             if self._doubtful:
                 self.give_up("settings of a transaction that was partly rolled back")
             return
